@@ -1,0 +1,1 @@
+//! Criterion benches over every op and the whole model.

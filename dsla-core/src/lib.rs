@@ -1,0 +1,1 @@
+//! Tensors, softmax and dual-state linear attention blocks, caches and states.

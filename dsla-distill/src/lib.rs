@@ -1,0 +1,1 @@
+//! Distils softmax attention layers into dual-state linear attention.

@@ -1,0 +1,161 @@
+//! Which instruction set runs: found once, forced by tests, never by compile-time flags.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Instruction sets a CPU body may be written for, weakest first: a level implies those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// Plain Rust, any target.
+    Portable = 1,
+    /// AVX2 and FMA.
+    Avx2 = 2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512 = 3,
+    /// AVX-512 with bf16 dot products.
+    Avx512Bf16 = 4,
+    /// AMX tiles with bf16 dot products.
+    Amx = 5,
+}
+
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// All levels, weakest first.
+pub const LEVELS: [Level; 5] =
+    [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
+
+/// The level in use.
+#[inline]
+pub fn level() -> Level {
+    match LEVEL.load(Ordering::Relaxed) {
+        0 => {
+            let best = detect();
+            LEVEL.store(best as u8, Ordering::Relaxed);
+            best
+        }
+        n => LEVELS[n as usize - 1],
+    }
+}
+
+/// Use `level`, or the best the machine has when that is weaker; returns what is in use now. For tests and benches.
+pub fn force(level: Level) -> Level {
+    let level = level.min(detect());
+    LEVEL.store(level as u8, Ordering::Relaxed);
+    level
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    use std::arch::is_x86_feature_detected as has;
+    if !(has!("avx2") && has!("fma")) {
+        return Level::Portable;
+    }
+    if !(has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")) {
+        return Level::Avx2;
+    }
+    if !has!("avx512bf16") {
+        return Level::Avx512;
+    }
+    if amx_available() { Level::Amx } else { Level::Avx512Bf16 }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Level {
+    Level::Portable
+}
+
+/// CPUID says AMX-TILE and AMX-BF16, and the kernel lets this process use the tile registers.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx_available() -> bool {
+    use std::sync::OnceLock;
+    static YES: OnceLock<bool> = OnceLock::new();
+    *YES.get_or_init(|| {
+        let leaf = std::arch::x86_64::__cpuid_count(7, 0);
+        if leaf.edx & (1 << 22) == 0 || leaf.edx & (1 << 24) == 0 {
+            return false;
+        }
+        const SYS_ARCH_PRCTL: i64 = 158;
+        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+        const XFEATURE_XTILEDATA: i64 = 18;
+        let rc: i64;
+        // SAFETY: a system call that asks for the right to use tile registers; it writes no memory of ours.
+        unsafe {
+            std::arch::asm!("syscall", inlateout("rax") SYS_ARCH_PRCTL => rc, in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA, lateout("rcx") _, lateout("r11") _, options(nostack));
+        }
+        rc == 0
+    })
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn amx_available() -> bool {
+    false
+}
+
+/// Compile one safe, generic-free body for AVX-512, AVX2 and the baseline, and pick at run time.
+///
+/// The body is inlined into each version, so its loops vectorise to that version's width. Inside it,
+/// `$fma` is `true` where `f32::mul_add` is one instruction (it is a slow library call elsewhere): use [`madd`].
+#[macro_export]
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<const $fma:ident: bool>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<const $fma: bool>($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn v4($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn v3($($arg: $ty),*) $(-> $ret)? { body::<true>($($arg),*) }
+                let level = $crate::simd::level();
+                if level >= $crate::simd::Level::Avx512 {
+                    // SAFETY: the level was detected on this machine.
+                    return unsafe { v4($($arg),*) };
+                }
+                if level >= $crate::simd::Level::Avx2 {
+                    // SAFETY: the level was detected on this machine.
+                    return unsafe { v3($($arg),*) };
+                }
+            }
+            body::<false>($($arg),*)
+        }
+    };
+}
+
+/// `a * b + c`, fused where that is one instruction.
+#[inline(always)]
+pub fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// e^x to about 2 ulp, branch-free so that loops over it vectorise. 0 below -87.3, +inf above 88.7.
+#[inline(always)]
+pub fn exp<const FMA: bool>(x: f32) -> f32 {
+    const LOG2E: f32 = std::f32::consts::LOG2_E;
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+    let c = x.clamp(-87.336_54, 88.722_83);
+    let shifted = madd::<FMA>(c, LOG2E, MAGIC);
+    let n = shifted - MAGIC;
+    let r = madd::<FMA>(n, -LN2_LO, madd::<FMA>(n, -LN2_HI, c));
+    let mut p = 1.987_569_1e-4f32;
+    p = madd::<FMA>(p, r, 1.398_2e-3);
+    p = madd::<FMA>(p, r, 8.333_452e-3);
+    p = madd::<FMA>(p, r, 4.166_579_6e-2);
+    p = madd::<FMA>(p, r, 1.666_666_5e-1);
+    p = madd::<FMA>(p, r, 5.000_000_1e-1);
+    let y = madd::<FMA>(p, r * r, r + 1.0);
+    // 2^n in two halves, so that n = 128 neither overflows early nor loses the last binade.
+    let i = shifted.to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+    let h = i >> 1;
+    let s1 = f32::from_bits(((h + 127) << 23) as u32);
+    let s2 = f32::from_bits(((i - h + 127) << 23) as u32);
+    let y = y * s1 * s2;
+    let y = if x < -87.336_54 { 0.0 } else { y };
+    let y = if x > 88.722_83 { f32::INFINITY } else { y };
+    // NaN passes through clamp; say so rather than rely on what the bit tricks give.
+    if x.is_nan() { x } else { y }
+}

@@ -1,0 +1,35 @@
+//! Every op against its f64 specification, on every instruction set this machine has, by the 2x rule:
+//! err(kernel) <= 2 * err(specification in the same dtype) + atol, both against f64.
+
+mod common;
+use common::*;
+
+#[test]
+fn every_op_at_every_level() {
+    let _lock = serial();
+    let mut run = 0;
+    for level in levels() {
+        for (op, cases) in dsla_kernels::ops::all() {
+            assert!(!cases.is_empty(), "{op} has no cases");
+            for case in cases.iter().filter(|c| !c.bench) {
+                check(op, case, level);
+                run += 1;
+            }
+        }
+    }
+    println!("{run} case runs over {:?}", levels());
+    assert!(run > 0);
+}
+
+#[test]
+fn exp_is_accurate_and_total() {
+    for i in -1_740_000..1_760_000 {
+        let x = i as f32 * 5e-5;
+        let (got, want) = (dsla_kernels::simd::exp::<true>(x) as f64, (x as f64).exp());
+        assert!((got - want).abs() <= 3.0 * f32::EPSILON as f64 * want, "exp({x}): got {got}, want {want}");
+    }
+    assert_eq!(dsla_kernels::simd::exp::<false>(-200.0), 0.0);
+    assert_eq!(dsla_kernels::simd::exp::<false>(f32::NEG_INFINITY), 0.0);
+    assert_eq!(dsla_kernels::simd::exp::<false>(100.0), f32::INFINITY);
+    assert!(dsla_kernels::simd::exp::<false>(f32::NAN).is_nan());
+}

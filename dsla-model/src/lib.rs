@@ -1,0 +1,1 @@
+//! The hybrid Llama: weights, tokenizer, chat template, adapters, generation.

@@ -1,0 +1,2 @@
+//! The `dsla` command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! DSLA-Serve: an embeddable engine that converts attention layers while it serves.
