@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod case;
+pub(crate) mod gemm;
 mod device;
 mod dtype;
 mod error;

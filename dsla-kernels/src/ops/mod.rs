@@ -13,6 +13,8 @@ macro_rules! ops {
 }
 
 ops! {
+    /// Linear layers.
+    linear,
     /// Root-mean-square normalisation.
     rms_norm,
 }

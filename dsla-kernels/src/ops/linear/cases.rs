@@ -1,0 +1,65 @@
+//! Cases: one row, skinny, large; odd sizes; both dtypes; bias and residual; the backward of x and of W.
+
+use super::{Into, Packed, backward_weight, forward, naive};
+use crate::case::{Case, Input, Rng, Spec};
+use crate::real::Bf16;
+use crate::{DType, Tensor, spec};
+
+/// Every case of this op.
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![];
+    for dtype in [DType::F32, DType::BF16] {
+        for (m, n, k) in [(1, 1, 1), (1, 100, 63), (1, 192, 576), (3, 17, 33), (5, 64, 64), (8, 40, 96), (17, 100, 31), (63, 65, 100), (100, 300, 64), (270, 48, 40)] {
+            cases.push(case(dtype, m, n, k, m % 2 == 1, m % 3 == 2));
+        }
+        for m in [1, 8, 512] {
+            cases.push(case(dtype, m, 1536, 576, false, false));
+        }
+    }
+    cases
+}
+
+fn case(dtype: DType, m: usize, n: usize, k: usize, bias: bool, add: bool) -> Case {
+    let mut rng = Rng::new((m * 7919 + n * 31 + k) as u64);
+    let spec: Spec = match dtype {
+        DType::F32 => spec!(f32, |x| vec![whole(&x, bias, add, k)]),
+        _ => spec!(Bf16, |x| vec![whole(&x, bias, add, k)]),
+    };
+    let into = if add { Into::Add } else { Into::Store };
+    Case {
+        id: format!("{dtype}_m{m}_n{n}_k{k}{}{}", if bias { "_bias" } else { "" }, if add { "_add" } else { "" }),
+        inputs: vec![
+            Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, DType::F32) },
+            Input { name: "w", tensor: rng.tensor(&[n, k], 1.0 / (k as f64).sqrt(), dtype) },
+            Input { name: "bias", tensor: rng.tensor(&[n], 1.0, DType::F32) },
+            Input { name: "y", tensor: rng.tensor(&[m, n], 1.0, DType::F32) },
+        ],
+        spec,
+        run: Box::new(move |x| {
+            let mut y = if add { x[3].clone() } else { Tensor::empty(x[3].shape(), DType::F32) };
+            forward(x[0].view(), &Packed::new(x[1].view())?, bias.then(|| x[2].view()), into, y.view_mut())?;
+            Ok(vec![y])
+        }),
+        // The gradient through a bf16 product is that of the rounded function only to bf16: checked in f32.
+        backward: (dtype == DType::F32).then(|| -> crate::case::Backward {
+            Box::new(move |x, d| {
+                let mut dx = Tensor::empty(x[0].shape(), DType::F32);
+                forward(d[0].view(), &Packed::transposed(x[1].view())?, None, Into::Store, dx.view_mut())?;
+                let mut dw = Tensor::zeros(x[1].shape(), DType::F32);
+                backward_weight(x[0].view(), d[0].view(), dw.view_mut())?;
+                Ok(vec![Some(dx), Some(dw), None, None])
+            })
+        }),
+        flops: (2 * m * n * k) as f64,
+        bytes: (n * k * dtype.size() + 4 * m * (n + k)) as f64,
+        bench: n * k > 500_000,
+    }
+}
+
+fn whole<R: crate::real::Real>(x: &[Vec<R>], bias: bool, add: bool, k: usize) -> Vec<R> {
+    let mut y = naive::forward(&x[0], &x[1], bias.then_some(&x[2][..]), k);
+    if add {
+        y.iter_mut().zip(&x[3]).for_each(|(y, &r)| *y += r);
+    }
+    y
+}

@@ -1,0 +1,19 @@
+//! The specification.
+
+use crate::real::Real;
+
+/// x: [M, K], w: [N, K] -> y: [M, N]. `model()` rounds x as the contract says for a bf16 weight.
+pub fn forward<R: Real>(x: &[R], w: &[R], bias: Option<&[R]>, k: usize) -> Vec<R> {
+    let n = w.len() / k;
+    let mut y = Vec::with_capacity(x.len() / k * n);
+    for row in x.chunks(k) {
+        for j in 0..n {
+            let mut sum = R::zero();
+            for i in 0..k {
+                sum += row[i].model() * w[j * k + i];
+            }
+            y.push(bias.map_or(sum, |b| sum + b[j]));
+        }
+    }
+    y
+}
