@@ -12,6 +12,7 @@ pub mod par;
 pub mod real;
 pub mod simd;
 mod tensor;
+pub(crate) mod vec;
 
 pub use device::Device;
 pub use dtype::DType;

@@ -13,8 +13,34 @@ macro_rules! ops {
 }
 
 ops! {
+    /// The positive feature map of linear attention.
+    feature_map,
+    /// Decay gates.
+    gate,
+    /// Causal softmax attention.
+    softmax_attention,
+    /// Dual-state linear attention.
+    dsla,
     /// Linear layers.
     linear,
     /// Root-mean-square normalisation.
     rms_norm,
+    /// AdamW steps.
+    adamw,
+    /// Cross-entropy of a softmax.
+    cross_entropy,
+    /// Token embedding.
+    embedding,
+    /// Euclidean norm of a gradient.
+    global_norm,
+    /// Kullback-Leibler divergence between softmaxes.
+    kl_div,
+    /// Normalised mean squared error.
+    mse,
+    /// Rotary position embedding.
+    rope,
+    /// Choosing the next token.
+    sample,
+    /// Gated activation of the Llama MLP.
+    swiglu,
 }

@@ -1,0 +1,47 @@
+//! Cross-entropy of a softmax, per row, in nats: loss = ln(sum_v e^x_v) - x_target.
+
+pub mod cases;
+mod cpu;
+pub mod naive;
+pub(crate) mod rows;
+#[cfg(test)]
+mod tests;
+
+use super::embedding::check_below;
+use crate::{Device, Result, View, ViewMut};
+
+const OP: &str = "cross_entropy";
+
+/// `loss[t] = ln(sum_v exp(logits[t, v])) - logits[t, targets[t]]`, in nats.
+/// logits: [T, V] f32; targets: [T] u32; loss: [T] f32, written.
+///
+/// Safe for logits of any finite size and for masked ones (minus infinity); NaN gives NaN.
+/// Errors: a shape or dtype that does not fit; a target of V or more (`Error::Argument`).
+pub fn forward(logits: View, targets: View, loss: ViewMut) -> Result<()> {
+    let [t, v] = logits.dims(OP, "logits")?;
+    let xs = logits.expect_f32(OP, "logits", &[t, v])?;
+    let targets = targets.expect_u32(OP, "targets", &[t])?;
+    let losses = loss.expect_f32(OP, "loss", &[t])?;
+    check_below(OP, "targets", targets, v)?;
+    match logits.device() {
+        Device::Cpu => cpu::forward(xs, targets, losses, v),
+    }
+    Ok(())
+}
+
+/// Gradient of [`forward`]: `dlogits = dloss * (softmax(logits) - onehot(target))`.
+/// dloss: [T] f32, 0 for a row that does not count; dlogits: [T, V] f32, written.
+///
+/// Errors: as [`forward`].
+pub fn backward(logits: View, targets: View, dloss: View, dlogits: ViewMut) -> Result<()> {
+    let [t, v] = logits.dims(OP, "logits")?;
+    let xs = logits.expect_f32(OP, "logits", &[t, v])?;
+    let targets = targets.expect_u32(OP, "targets", &[t])?;
+    let dlosses = dloss.expect_f32(OP, "dloss", &[t])?;
+    let ds = dlogits.expect_f32(OP, "dlogits", &[t, v])?;
+    check_below(OP, "targets", targets, v)?;
+    match logits.device() {
+        Device::Cpu => cpu::backward(xs, targets, dlosses, ds, v),
+    }
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! The chunked forward pass: states at chunk borders first, then every chunk and every tile of the window in parallel.
+
+use super::chunk::{Chunk, Linear, States, chunk_len, decay_matrix, pairwise, scale_queries};
+use super::{Args, Dims, Normalizer, step};
+use crate::gemm::{Into, gemm, rows};
+use crate::par::{self, SendPtr};
+use crate::vec::{dot, exp_sub_sum, head_rows, max, transpose};
+use crate::{Slice, View};
+
+/// Added to the normaliser.
+pub const EPS: f32 = 1e-6;
+/// Bound on the log weight of the states against the window: e^40 against a row that sums to at least 1.
+pub const LOG_WEIGHT: f64 = 40.0;
+/// Chunks whose border states are kept at a time: 16 x 64 KB per state pair and kv head.
+const RUN: usize = 16;
+/// Queries per tile of the window.
+const TILE: usize = 64;
+
+pub fn f32s<'a>(x: &View<'a>) -> &'a [f32] {
+    match x.slice() {
+        Slice::F32(v) => v,
+        _ => unreachable!("dtypes were checked"),
+    }
+}
+
+pub fn linear<'a>(x: &Args<'a>) -> Linear<'a> {
+    Linear { phi_q: f32s(&x.phi_q), phi_k: f32s(&x.phi_k), v: x.v, log_decay: f32s(&x.log_decay), gamma: f32s(&x.gamma) }
+}
+
+/// Log weight of the states against a window whose peak is `m`.
+pub fn log_weight(mix: f32, slope: f32, m: f32) -> f32 {
+    (mix - slope * m).clamp(-LOG_WEIGHT as f32, LOG_WEIGHT as f32)
+}
+
+pub fn forward(
+    x: &Args,
+    n: Dims,
+    s: &mut [f32],
+    z: &mut [f32],
+    saved: Option<(&mut [f32], &mut [f32])>,
+    out: &mut [f32],
+) {
+    let (den, peak) = match saved {
+        Some((d, p)) => (Some(d), Some(p)),
+        None => (None, None),
+    };
+    if n.t == 1 && n.f > 0 {
+        return step::step(x, n, s, z, den, peak, out);
+    }
+    let lin = linear(x);
+    let mut own_den = vec![];
+    let den = den.unwrap_or_else(|| {
+        own_den.resize(n.t * n.h, 0.0);
+        &mut own_den
+    });
+    out.fill(0.0);
+    den.fill(0.0);
+    let len = chunk_len(n.e);
+    let chunks = n.l.div_ceil(len);
+    for first in (0..chunks).step_by(RUN) {
+        let count = RUN.min(chunks - first);
+        let states = States::forward(&lin, n, first, count, s, z);
+        let (op, dp) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
+        par::for_each(count * n.g, |task| {
+            let (at, g) = (task / n.g, task % n.g);
+            let a = (first + at) * len;
+            let chunk = Chunk::load(&lin, n, g, a, len.min(n.l - a));
+            read_chunk(&lin, n, g, &chunk, &states, at, op, dp);
+        });
+        states.copy_out(n, count, s, z);
+    }
+    merge(x, n, den, peak, out);
+}
+
+pub fn fold(phi_k: View, v: View, log_decay: View, n: Dims, s: &mut [f32], z: &mut [f32]) {
+    let lin = Linear { phi_q: &[], phi_k: f32s(&phi_k), v, log_decay: f32s(&log_decay), gamma: &[] };
+    let len = chunk_len(n.e);
+    let size = n.f * n.d;
+    let (sp, zp) = (SendPtr(s.as_mut_ptr()), SendPtr(z.as_mut_ptr()));
+    par::for_each(2 * n.g, |j| {
+        // SAFETY: pair j owns its own state.
+        let (s, z) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(sp.get().add(j * size), size),
+                std::slice::from_raw_parts_mut(zp.get().add(j * n.f), n.f),
+            )
+        };
+        for a in (0..n.l).step_by(len) {
+            Chunk::load(&lin, n, j % n.g, a, len.min(n.l - a)).advance(n, j / n.g, s, z);
+        }
+    });
+}
+
+/// num and den of the queries that read chunk `at` and the states before it; written to out and den.
+fn read_chunk(x: &Linear, n: Dims, g: usize, chunk: &Chunk, states: &States, at: usize, out: SendPtr<f32>, den: SendPtr<f32>) {
+    let (len, group) = (chunk.len, n.h / n.g);
+    let scores = Scores::new(n, chunk);
+    let (mut a, mut num, mut scaled) = (vec![0.0; len * len], vec![0.0; len * n.d], vec![0.0; len * n.f]);
+    for h in g * group..(g + 1) * group {
+        let gamma = [x.gamma[h], x.gamma[n.h + h]];
+        let ld = n.h * n.f;
+        let q = &x.phi_q[((n.lag() + chunk.a) * n.h + h) * n.f..];
+        scores.weights(n, chunk, q, ld, gamma, &mut a);
+        gemm(Into::Store, len, n.d, len, rows(&a, len), &chunk.v, n.d, &mut num, n.d);
+        let mut sums: Vec<f32> = a.chunks_exact(len).map(|r| r.iter().sum()).collect();
+        for i in 0..2 {
+            scale_queries(q, ld, &chunk.c[i], gamma[i], n.f, n.e, &mut scaled);
+            gemm(Into::Add, len, n.d, n.f, rows(&scaled, n.f), states.s(n, i, g, at), n.d, &mut num, n.d);
+            for (sum, row) in sums.iter_mut().zip(scaled.chunks_exact(n.f)) {
+                *sum += dot(row, states.z(n, i, g, at));
+            }
+        }
+        for r in 0..len {
+            let row = (n.lag() + chunk.a + r) * n.h + h;
+            // SAFETY: (query, head) rows belong to this (chunk, kv head) task alone.
+            unsafe {
+                std::slice::from_raw_parts_mut(out.get().add(row * n.d), n.d).copy_from_slice(&num[r * n.d..(r + 1) * n.d]);
+                *den.get().add(row) = sums[r];
+            }
+        }
+    }
+}
+
+/// What turns queries into weights inside a chunk, shared by the heads of a group.
+pub struct Scores {
+    /// phi_k transposed [F, len]
+    pub kt: Vec<f32>,
+    /// Decay matrices per state [len, len]; empty with vector decays.
+    pub e: [Vec<f32>; 2],
+}
+
+impl Scores {
+    pub fn new(n: Dims, chunk: &Chunk) -> Scores {
+        let len = chunk.len;
+        let mut kt = vec![];
+        let mut e = [vec![], vec![]];
+        if n.e == 1 {
+            kt.resize(n.f * len, 0.0);
+            transpose(&chunk.k, n.f, len, n.f, &mut kt, len);
+            for i in 0..2 {
+                e[i].resize(len * len, 0.0);
+                decay_matrix(&chunk.c[i], &mut e[i]);
+            }
+        }
+        Scores { kt, e }
+    }
+
+    /// a [len, len] = (phi_q phi_k^T) . (gamma_1 E_1 + gamma_2 E_2): one product serves both states.
+    pub fn weights(&self, n: Dims, chunk: &Chunk, q: &[f32], ld: usize, gamma: [f32; 2], a: &mut [f32]) {
+        let len = chunk.len;
+        if n.e == 1 {
+            gemm(Into::Store, len, len, n.f, rows(q, ld), &self.kt, len, a, len);
+            for ((a, e0), e1) in a.iter_mut().zip(&self.e[0]).zip(&self.e[1]) {
+                *a *= gamma[0] * e0 + gamma[1] * e1;
+            }
+        } else {
+            a.fill(0.0);
+            for i in 0..2 {
+                pairwise(q, ld, &chunk.k, &chunk.c[i], gamma[i], n.f, a);
+            }
+        }
+    }
+}
+
+/// One tile of queries of one kv head against its window keys.
+pub struct Tile {
+    /// Queries t0..t0 + m.
+    pub t0: usize,
+    pub m: usize,
+    /// Keys j0..j0 + cols of the call's keys.
+    pub j0: usize,
+    pub cols: usize,
+    /// K transposed [D, cols] and V [cols, D].
+    pub kt: Vec<f32>,
+    pub v: Vec<f32>,
+}
+
+impl Tile {
+    pub fn count(n: Dims) -> usize {
+        n.t.div_ceil(TILE)
+    }
+
+    pub fn load(x: &Args, n: Dims, g: usize, tile: usize) -> Tile {
+        let t0 = tile * TILE;
+        let m = TILE.min(n.t - t0);
+        let j0 = (t0 + n.r + 1).saturating_sub(n.w);
+        let cols = t0 + m + n.r - j0;
+        let (mut k, mut v, mut kt) = (vec![0.0; cols * n.d], vec![0.0; cols * n.d], vec![0.0; cols * n.d]);
+        head_rows(&x.k, g, j0, cols, &mut k);
+        head_rows(&x.v, g, j0, cols, &mut v);
+        transpose(&k, n.d, cols, n.d, &mut kt, cols);
+        Tile { t0, m, j0, cols, kt, v }
+    }
+
+    /// The keys (as columns of the tile) that row r sees.
+    pub fn band(&self, n: Dims, r: usize) -> std::ops::Range<usize> {
+        let last = self.t0 + r + n.r;
+        (last + 1).saturating_sub(n.w) - self.j0..last + 1 - self.j0
+    }
+
+    /// a [m, cols] = e^(s - peak) inside the band, else 0; returns (peak, sum) per row.
+    pub fn weights(&self, n: Dims, q: &[f32], a: &mut [f32], stats: &mut [(f32, f32)]) {
+        gemm(Into::Store, self.m, self.cols, n.d, rows(q, n.h * n.d), &self.kt, self.cols, a, self.cols);
+        let scale = 1.0 / (n.d as f32).sqrt();
+        for r in 0..self.m {
+            let band = self.band(n, r);
+            let row = &mut a[r * self.cols..(r + 1) * self.cols];
+            row[..band.start].fill(0.0);
+            row[band.end..].fill(0.0);
+            let row = &mut row[band];
+            row.iter_mut().for_each(|s| *s *= scale);
+            let peak = max(row);
+            stats[r] = (peak, exp_sub_sum(row, peak));
+        }
+    }
+}
+
+/// Put the window's part and the states' part together and normalise, in place.
+fn merge(x: &Args, n: Dims, den: &mut [f32], peak: Option<&mut [f32]>, out: &mut [f32]) {
+    let (q, mix, slope) = (f32s(&x.q), f32s(&x.mix), f32s(&x.slope));
+    let group = n.h / n.g;
+    let (op, dp) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
+    let pp = peak.map(|p| SendPtr(p.as_mut_ptr()));
+    par::for_each(Tile::count(n) * n.g, |task| {
+        let (tile, g) = (task / n.g, task % n.g);
+        let (t0, m) = (tile * TILE, TILE.min(n.t - tile * TILE));
+        let window = (n.w > 0).then(|| Tile::load(x, n, g, tile));
+        let mut stats = vec![(0.0, 0.0); m];
+        let (mut a, mut num) = (vec![], vec![0.0; m * n.d]);
+        for h in g * group..(g + 1) * group {
+            if let Some(w) = &window {
+                a.resize(m * w.cols, 0.0);
+                w.weights(n, &q[(t0 * n.h + h) * n.d..], &mut a, &mut stats);
+                gemm(Into::Store, m, n.d, w.cols, rows(&a, w.cols), &w.v, n.d, &mut num, n.d);
+            }
+            for r in 0..m {
+                let at = (t0 + r) * n.h + h;
+                // SAFETY: (query, head) rows belong to this (tile, kv head) task alone.
+                let (row, den) = unsafe { (std::slice::from_raw_parts_mut(op.get().add(at * n.d), n.d), &mut *dp.get().add(at)) };
+                if window.is_some() {
+                    let (peak, sum) = stats[r];
+                    let weight = log_weight(mix[h], slope[h], peak).exp();
+                    row.iter_mut().zip(&num[r * n.d..]).for_each(|(o, w)| *o = *o * weight + w);
+                    *den = *den * weight + sum;
+                    if let Some(p) = pp {
+                        // SAFETY: as above.
+                        unsafe { *p.get().add(at) = peak };
+                    }
+                } else if let Some(p) = pp {
+                    // SAFETY: as above.
+                    unsafe { *p.get().add(at) = 0.0 };
+                }
+                normalize(x.normalizer, row, den);
+            }
+        }
+    });
+}
+
+/// row <- row / den; den becomes what was divided by.
+pub fn normalize(normalizer: Normalizer, row: &mut [f32], den: &mut f32) {
+    *den = match normalizer {
+        Normalizer::None => 1.0,
+        Normalizer::Sum => *den + EPS,
+        Normalizer::Rms => (dot(row, row) / row.len() as f32 + EPS).sqrt(),
+    };
+    let inv = 1.0 / *den;
+    row.iter_mut().for_each(|v| *v *= inv);
+}

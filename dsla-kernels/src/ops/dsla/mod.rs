@@ -1,0 +1,246 @@
+//! Dual-state linear attention: two decaying states per kv head, an optional exact softmax window, one normaliser.
+//!
+//! For one sequence of T new tokens, H query heads, G kv heads (query head h reads kv head h G / H), head size D,
+//! feature size F, with the R = min(W, position) tokens before them in the window ring:
+//!
+//! - keys and values `k, v` [R + T, G, D] are those of the ring, then the new ones;
+//! - the first L = max(0, R + T - W) of them leave the window and enter the states, in order: each decays both
+//!   states, then writes (decay first, then write, then read), `S_i <- d_i S_i + phi(k) v^T`, `z_i <- d_i z_i + phi(k)`;
+//! - query t reads the states after token t - W was written, and the last W tokens exactly:
+//!   `num = sum_window e^(s_j - m) v_j + e^(mix - slope m) sum_i gamma_i phi(q)^T S_i`, `den` likewise with z,
+//!   where `s_j = q.k_j / sqrt(D)` and m is the row's maximum;
+//! - a ring that is not full (R < W) means the sequence began with this call's keys: the states must be zero.
+//!
+//! The paper's layer (arXiv 2506.09316, section 3) is W = 0, no normaliser, vector decays. The window, the sum
+//! normaliser and scalar decays are the native form; `slope` (0 in the plain form) lets the weight of the far past
+//! follow the peak of the near one, as it does in softmax attention, where slope is exactly 1.
+//!
+//! One pass over a whole sequence, any split into calls, and token-by-token decode are the same function to rounding.
+
+mod backward;
+pub mod cases;
+mod chunk;
+pub(crate) mod cpu;
+pub mod naive;
+mod step;
+
+use crate::{Device, Error, Result, View, ViewMut};
+
+const OP: &str = "dsla";
+
+/// How `num` becomes the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normalizer {
+    /// o = num (the paper).
+    None,
+    /// o = num / (den + 1e-6): every output is a convex combination of values.
+    Sum,
+    /// o = num / rms(num), per head.
+    Rms,
+}
+
+/// The inputs of one call; shapes as in the module's description.
+#[derive(Clone, Copy, Debug)]
+pub struct Args<'a> {
+    /// Rotated queries [T, H, D] f32; read only with a window.
+    pub q: View<'a>,
+    /// Window keys [R + T, G, D], f32 or bf16.
+    pub k: View<'a>,
+    /// Values [R + T, G, D], f32 or bf16.
+    pub v: View<'a>,
+    /// Query features [T, H, F] f32.
+    pub phi_q: View<'a>,
+    /// Features of the keys that leave the window [L, G, F] f32.
+    pub phi_k: View<'a>,
+    /// Their log decays [L, 2, G, E] f32, E = 1 (scalar) or F (vector), all <= 0.
+    pub log_decay: View<'a>,
+    /// Weights of the two states per query head [2, H] f32.
+    pub gamma: View<'a>,
+    /// Log weight of the states against the window [H] f32.
+    pub mix: View<'a>,
+    /// How much of the window's peak the states' weight follows [H] f32.
+    pub slope: View<'a>,
+    /// Window length W, 0: none.
+    pub window: usize,
+    /// Normaliser; a window needs [`Normalizer::Sum`].
+    pub normalizer: Normalizer,
+}
+
+/// All sizes of a call, checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Dims {
+    /// New tokens.
+    pub t: usize,
+    /// Tokens in the ring before them.
+    pub r: usize,
+    /// Tokens that leave the window.
+    pub l: usize,
+    /// Query heads.
+    pub h: usize,
+    /// Key/value heads.
+    pub g: usize,
+    /// Head size.
+    pub d: usize,
+    /// Feature size.
+    pub f: usize,
+    /// Decays per token, state and kv head: 1 or F.
+    pub e: usize,
+    /// Window length.
+    pub w: usize,
+}
+
+impl Dims {
+    /// Query t reads the states after key t - lag was written (negative: nothing yet).
+    pub fn lag(&self) -> usize {
+        self.w - self.r
+    }
+}
+
+impl Args<'_> {
+    fn dims(&self) -> Result<Dims> {
+        let [t, h, d] = self.q.dims(OP, "q")?;
+        let [total, g, _] = self.k.dims(OP, "k")?;
+        let [_, _, f] = self.phi_q.dims(OP, "phi_q")?;
+        let [_, _, _, e] = self.log_decay.dims(OP, "log_decay")?;
+        let w = self.window;
+        if g == 0 || h % g != 0 {
+            return Err(Error::Argument { op: OP, arg: "heads", got: format!("{h} query and {g} kv heads"), want: "a multiple".into() });
+        }
+        if total < t || total - t > w {
+            return Err(Error::Argument { op: OP, arg: "k", got: format!("{total} keys for {t} tokens"), want: format!("at most {w} more") });
+        }
+        if w > 0 && self.normalizer != Normalizer::Sum {
+            return Err(Error::Argument { op: OP, arg: "normalizer", got: format!("{:?}", self.normalizer), want: "Sum with a window".into() });
+        }
+        if e != 1 && e != f {
+            return Err(Error::Argument { op: OP, arg: "log_decay", got: format!("{e} decays per head"), want: format!("1 or {f}") });
+        }
+        let l = total.saturating_sub(w);
+        self.q.expect_f32(OP, "q", &[t, h, d])?;
+        for (x, arg) in [(&self.k, "k"), (&self.v, "v")] {
+            x.expect_shape(OP, arg, &[total, g, d])?;
+            crate::vec::expect_float(x, OP, arg)?;
+        }
+        self.phi_q.expect_f32(OP, "phi_q", &[t, h, f])?;
+        self.phi_k.expect_f32(OP, "phi_k", &[l, g, f])?;
+        self.log_decay.expect_f32(OP, "log_decay", &[l, 2, g, e])?;
+        self.gamma.expect_f32(OP, "gamma", &[2, h])?;
+        self.mix.expect_f32(OP, "mix", &[h])?;
+        self.slope.expect_f32(OP, "slope", &[h])?;
+        Ok(Dims { t, r: total - t, l, h, g, d, f, e, w })
+    }
+}
+
+/// The two states of a layer and their sums of features, updated in place.
+#[derive(Debug)]
+pub struct State<'a> {
+    /// S [2, G, F, D] f32.
+    pub s: ViewMut<'a>,
+    /// z [2, G, F] f32.
+    pub z: ViewMut<'a>,
+}
+
+/// What the backward pass wants to know of the forward pass.
+#[derive(Debug)]
+pub struct Saved<'a> {
+    /// den [T, H] f32 (eps included).
+    pub den: ViewMut<'a>,
+    /// The window's row maximum m [T, H] f32 (0 without a window).
+    pub peak: ViewMut<'a>,
+}
+
+/// Attend: out [T, H, D] f32. One token takes the recurrent path, more the chunked one.
+pub fn forward(args: &Args, state: State, saved: Option<Saved>, out: ViewMut) -> Result<()> {
+    let n = args.dims()?;
+    let s = state.s.expect_f32(OP, "s", &[2, n.g, n.f, n.d])?;
+    let z = state.z.expect_f32(OP, "z", &[2, n.g, n.f])?;
+    let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
+    let saved = match saved {
+        Some(x) => Some((x.den.expect_f32(OP, "den", &[n.t, n.h])?, x.peak.expect_f32(OP, "peak", &[n.t, n.h])?)),
+        None => None,
+    };
+    match args.q.device() {
+        Device::Cpu => cpu::forward(args, n, s, z, saved, out),
+    }
+    Ok(())
+}
+
+/// Fold: what the states would hold after these L tokens, with nothing read. phi_k: [L, G, F] f32;
+/// v: [L, G, D] f32 or bf16; log_decay: [L, 2, G, E] f32.
+pub fn fold(phi_k: View, v: View, log_decay: View, state: State) -> Result<()> {
+    let [l, g, f] = phi_k.dims(OP, "phi_k")?;
+    let [_, _, d] = v.dims(OP, "v")?;
+    let [_, _, _, e] = log_decay.dims(OP, "log_decay")?;
+    phi_k.expect_f32(OP, "phi_k", &[l, g, f])?;
+    v.expect_shape(OP, "v", &[l, g, d])?;
+    crate::vec::expect_float(&v, OP, "v")?;
+    if e != 1 && e != f {
+        return Err(Error::Argument { op: OP, arg: "log_decay", got: format!("{e} decays per head"), want: format!("1 or {f}") });
+    }
+    log_decay.expect_f32(OP, "log_decay", &[l, 2, g, e])?;
+    let s = state.s.expect_f32(OP, "s", &[2, g, f, d])?;
+    let z = state.z.expect_f32(OP, "z", &[2, g, f])?;
+    match v.device() {
+        Device::Cpu => cpu::fold(phi_k, v, log_decay, Dims { t: 0, r: 0, l, h: g, g, d, f, e, w: 0 }, s, z),
+    }
+    Ok(())
+}
+
+/// Gradients of [`forward`]. All are written but `gamma`, `mix`, `slope` (parameters: added to).
+/// `s` and `z` enter as gradients of the final states and leave as gradients of the initial ones.
+#[derive(Debug)]
+pub struct Grads<'a> {
+    /// [T, H, F]
+    pub phi_q: ViewMut<'a>,
+    /// [L, G, F]
+    pub phi_k: ViewMut<'a>,
+    /// [L, 2, G, E]
+    pub log_decay: ViewMut<'a>,
+    /// [2, H]
+    pub gamma: ViewMut<'a>,
+    /// [H]
+    pub mix: ViewMut<'a>,
+    /// [H]
+    pub slope: ViewMut<'a>,
+    /// [2, G, F, D]
+    pub s: ViewMut<'a>,
+    /// [2, G, F]
+    pub z: ViewMut<'a>,
+    /// Gradients of q [T, H, D], k and v [R + T, G, D]: wanted only when the projections train.
+    pub qkv: Option<[ViewMut<'a>; 3]>,
+}
+
+/// The backward pass. `s0`, `z0`: the initial states; `den`, `peak`: from [`Saved`]; out, d_out: [T, H, D].
+pub fn backward(args: &Args, s0: View, z0: View, den: View, peak: View, out: View, d_out: View, grads: Grads) -> Result<()> {
+    let n = args.dims()?;
+    let fwd = backward::Forward {
+        s0: s0.expect_f32(OP, "s0", &[2, n.g, n.f, n.d])?,
+        z0: z0.expect_f32(OP, "z0", &[2, n.g, n.f])?,
+        den: den.expect_f32(OP, "den", &[n.t, n.h])?,
+        peak: peak.expect_f32(OP, "peak", &[n.t, n.h])?,
+        out: out.expect_f32(OP, "out", &[n.t, n.h, n.d])?,
+        d_out: d_out.expect_f32(OP, "d_out", &[n.t, n.h, n.d])?,
+    };
+    let into = backward::Into {
+        phi_q: grads.phi_q.expect_f32(OP, "d_phi_q", &[n.t, n.h, n.f])?,
+        phi_k: grads.phi_k.expect_f32(OP, "d_phi_k", &[n.l, n.g, n.f])?,
+        log_decay: grads.log_decay.expect_f32(OP, "d_log_decay", &[n.l, 2, n.g, n.e])?,
+        gamma: grads.gamma.expect_f32(OP, "d_gamma", &[2, n.h])?,
+        mix: grads.mix.expect_f32(OP, "d_mix", &[n.h])?,
+        slope: grads.slope.expect_f32(OP, "d_slope", &[n.h])?,
+        s: grads.s.expect_f32(OP, "d_s", &[2, n.g, n.f, n.d])?,
+        z: grads.z.expect_f32(OP, "d_z", &[2, n.g, n.f])?,
+        qkv: match grads.qkv {
+            Some([q, k, v]) => Some([
+                q.expect_f32(OP, "d_q", &[n.t, n.h, n.d])?,
+                k.expect_f32(OP, "d_k", &[n.r + n.t, n.g, n.d])?,
+                v.expect_f32(OP, "d_v", &[n.r + n.t, n.g, n.d])?,
+            ]),
+            None => None,
+        },
+    };
+    match args.q.device() {
+        Device::Cpu => backward::backward(args, n, fwd, into),
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Token embedding: a row of the table per id, and the scatter-add that is its gradient.
+
+pub mod cases;
+mod cpu;
+pub mod naive;
+#[cfg(test)]
+mod tests;
+
+use crate::{Device, Error, Result, Slice, View, ViewMut};
+
+const OP: &str = "embedding";
+
+/// `y[t] = table[ids[t]]`. table: [V, C] f32 or bf16; ids: [T] u32; y: [T, C] f32, written.
+///
+/// Errors: a shape or dtype that does not fit; an id of V or more (`Error::Argument`).
+pub fn forward(table: View, ids: View, y: ViewMut) -> Result<()> {
+    let [v, c] = table.dims(OP, "table")?;
+    let [t] = ids.dims(OP, "ids")?;
+    let ids = ids.expect_u32(OP, "ids", &[t])?;
+    let ys = y.expect_f32(OP, "y", &[t, c])?;
+    check_below(OP, "ids", ids, v)?;
+    match (table.device(), table.slice()) {
+        (Device::Cpu, Slice::F32(table)) => cpu::forward_f32(table, ids, ys, c),
+        (Device::Cpu, Slice::BF16(table)) => cpu::forward_bf16(table, ids, ys, c),
+        (_, Slice::U32(_)) => {
+            let got = table.dtype();
+            return Err(Error::DType {
+                op: OP,
+                arg: "table",
+                got,
+                want: "f32 or bf16",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Gradient of [`forward`]: `dtable[ids[t]] += dy[t]`, in the order of t.
+/// ids: [T] u32; dy: [T, C] f32; dtable: [V, C] f32, added to.
+///
+/// Errors: as [`forward`].
+pub fn backward(ids: View, dy: View, dtable: ViewMut) -> Result<()> {
+    let [t, c] = dy.dims(OP, "dy")?;
+    let ids = ids.expect_u32(OP, "ids", &[t])?;
+    let dys = dy.expect_f32(OP, "dy", &[t, c])?;
+    let v = dtable.shape().dims().first().copied().unwrap_or(0);
+    let dtables = dtable.expect_f32(OP, "dtable", &[v, c])?;
+    check_below(OP, "ids", ids, v)?;
+    match dy.device() {
+        Device::Cpu => cpu::backward(ids, dys, dtables, v, c),
+    }
+    Ok(())
+}
+
+/// Refuses the first index that is not below `n`: what every op that looks up rows by index must do.
+pub(crate) fn check_below(
+    op: &'static str,
+    arg: &'static str,
+    indices: &[u32],
+    n: usize,
+) -> Result<()> {
+    match indices.iter().position(|&i| i as usize >= n) {
+        None => Ok(()),
+        Some(at) => Err(Error::Argument {
+            op,
+            arg,
+            got: format!("{} at {at}", indices[at]),
+            want: format!("less than {n}"),
+        }),
+    }
+}

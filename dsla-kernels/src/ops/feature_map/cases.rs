@@ -1,0 +1,41 @@
+//! Cases.
+
+use super::{backward, forward, naive};
+use crate::case::{Case, Input, Rng};
+use crate::{DType, Tensor, spec};
+
+/// Every case of this op.
+pub fn cases() -> Vec<Case> {
+    [(1, 1, 1), (1, 3, 64), (7, 2, 9), (65, 3, 20), (100, 1, 33), (512, 9, 64)]
+        .iter()
+        .flat_map(|&(t, h, d)| [case(t, h, d, DType::F32), case(t, h, d, DType::BF16)])
+        .collect()
+}
+
+fn case(t: usize, h: usize, d: usize, dtype: DType) -> Case {
+    let mut rng = Rng::new((t * 101 + h * 11 + d) as u64);
+    Case {
+        id: format!("{dtype}_t{t}_h{h}_d{d}"),
+        inputs: vec![
+            Input { name: "u", tensor: rng.tensor(&[t, h, d], 2.0, dtype) },
+            Input { name: "w", tensor: rng.tensor(&[h, d, d], 1.0 / (d as f64).sqrt(), DType::F32) },
+        ],
+        spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], h, d)]),
+        run: Box::new(move |x| {
+            let mut y = Tensor::empty([t, h, 2 * d], DType::F32);
+            forward(x[0].view(), x[1].view(), y.view_mut())?;
+            Ok(vec![y])
+        }),
+        backward: Some(Box::new(move |x, dy| {
+            let mut y = Tensor::empty([t, h, 2 * d], DType::F32);
+            forward(x[0].view(), x[1].view(), y.view_mut())?;
+            let mut dw = Tensor::zeros([h, d, d], DType::F32);
+            let mut du = Tensor::empty([t, h, d], DType::F32);
+            backward(x[0].view(), x[1].view(), y.view(), dy[0].view(), dw.view_mut(), Some(du.view_mut()))?;
+            Ok(vec![Some(du), Some(dw)])
+        })),
+        flops: (2 * t * h * d * d) as f64,
+        bytes: (12 * t * h * d + 4 * h * d * d) as f64,
+        bench: t >= 512,
+    }
+}

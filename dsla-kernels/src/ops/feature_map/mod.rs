@@ -1,0 +1,36 @@
+//! The positive feature map phi(u) = [softmax(u W), softmax(-u W)], W per head (Hedgehog: Zhang et al. 2024).
+
+pub mod cases;
+mod cpu;
+pub mod naive;
+
+use crate::vec::expect_float;
+use crate::{Device, Result, View, ViewMut};
+
+const OP: &str = "feature_map";
+
+/// y = [softmax(u W_h), softmax(-u W_h)]. u: [T, H, D] f32 or bf16; w: [H, D, D] f32 (input by output); y: [T, H, 2 D] f32.
+pub fn forward(u: View, w: View, y: ViewMut) -> Result<()> {
+    let [t, h, d] = u.dims(OP, "u")?;
+    expect_float(&u, OP, "u")?;
+    let ws = w.expect_f32(OP, "w", &[h, d, d])?;
+    let ys = y.expect_f32(OP, "y", &[t, h, 2 * d])?;
+    match u.device() {
+        Device::Cpu => cpu::forward(u, ws, ys, [t, h, d]),
+    }
+    Ok(())
+}
+
+/// Gradients of [`forward`] from its output y and dy [T, H, 2 D]: `dw` [H, D, D] is added to, `du` [T, H, D] written.
+pub fn backward(u: View, w: View, y: View, dy: View, dw: ViewMut, du: Option<ViewMut>) -> Result<()> {
+    let [t, h, d] = u.dims(OP, "u")?;
+    expect_float(&u, OP, "u")?;
+    let ws = w.expect_f32(OP, "w", &[h, d, d])?;
+    let (ys, dys) = (y.expect_f32(OP, "y", &[t, h, 2 * d])?, dy.expect_f32(OP, "dy", &[t, h, 2 * d])?);
+    let dws = dw.expect_f32(OP, "dw", &[h, d, d])?;
+    let dus = du.map(|x| x.expect_f32(OP, "du", &[t, h, d])).transpose()?;
+    match u.device() {
+        Device::Cpu => cpu::backward(u, ws, ys, dys, dws, dus, [t, h, d]),
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! Blocks of tokens in parallel; the weights are transposed once per call.
+
+use super::{Dims, MIN_LOG_DECAY};
+use crate::gemm::{Into, gemm, rows, transposed};
+use crate::par;
+use crate::vec::transpose;
+
+const BLOCK: usize = 64;
+
+/// Which outputs [2, G, E] read input `x`, in order.
+fn outputs(n: Dims, x: usize) -> Vec<usize> {
+    (0..2 * n.g * n.e).filter(|j| n.x == 1 || j / n.e % n.g == x).collect()
+}
+
+pub fn forward(x: &[f32], w: &[f32], b: &[f32], scale: f32, y: &mut [f32], n: Dims) {
+    let all = 2 * n.g * n.e;
+    let per: Vec<(Vec<usize>, Vec<f32>)> = (0..n.x)
+        .map(|i| {
+            let out = outputs(n, i);
+            let mut wt = vec![0.0; n.k * out.len()];
+            for (c, &j) in out.iter().enumerate() {
+                transpose(&w[j * n.k..(j + 1) * n.k], n.k, 1, n.k, &mut wt[c..], out.len());
+            }
+            (out, wt)
+        })
+        .collect();
+    let block = |i: usize, y: &mut [f32]| {
+        let (t0, m) = (i * BLOCK, y.len() / all);
+        for (i, (out, wt)) in per.iter().enumerate() {
+            let cols = out.len();
+            let mut z = vec![0.0; m * cols];
+            let a = rows(&x[(t0 * n.x + i) * n.k..], n.x * n.k);
+            gemm(Into::Store, m, cols, n.k, a, wt, cols, &mut z, cols);
+            for r in 0..m {
+                for (c, &j) in out.iter().enumerate() {
+                    y[r * all + j] = (log_sigmoid(z[r * cols + c] + b[j]) / scale).max(MIN_LOG_DECAY);
+                }
+            }
+        }
+    };
+    if n.t < 8 { block(0, y) } else { par::for_each_chunk(y, BLOCK * all, block) }
+}
+
+fn log_sigmoid(x: f32) -> f32 {
+    x.min(0.0) - (-x.abs()).exp().ln_1p()
+}
+
+/// d log d / d logit = (1 - sigmoid) / scale, and sigmoid is e^(scale log d); nothing flows through the clamp.
+fn slope(y: f32, scale: f32) -> f32 {
+    if y <= MIN_LOG_DECAY { 0.0 } else { -(y * scale).exp_m1() / scale }
+}
+
+pub fn backward(x: &[f32], w: &[f32], scale: f32, y: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32], dx: Option<&mut [f32]>, n: Dims) {
+    let all = 2 * n.g * n.e;
+    let d: Vec<f32> = y.iter().zip(dy).map(|(&y, &g)| g * slope(y, scale)).collect();
+    for row in d.chunks_exact(all) {
+        db.iter_mut().zip(row).for_each(|(b, d)| *b += d);
+    }
+    // Rows of w in blocks that share an input: e rows of one state and kv head, or everything.
+    let rows_per = if n.x == 1 { all.min(64) } else { n.e };
+    par::for_each_chunk(dw, rows_per * n.k, |i, dw| {
+        let j0 = i * rows_per;
+        let input = if n.x == 1 { 0 } else { j0 / n.e % n.g };
+        gemm(Into::Add, dw.len() / n.k, n.k, n.t, transposed(&d[j0..], all), &x[input * n.k..], n.x * n.k, dw, n.k);
+    });
+    let Some(dx) = dx else { return };
+    par::for_each_chunk(dx, BLOCK * n.x * n.k, |i, dx| {
+        let (t0, m) = (i * BLOCK, dx.len() / (n.x * n.k));
+        dx.fill(0.0);
+        for input in 0..n.x {
+            for s in 0..if n.x == 1 { 1 } else { 2 } {
+                let (j0, cols) = if n.x == 1 { (0, all) } else { ((s * n.g + input) * n.e, n.e) };
+                gemm(Into::Add, m, n.k, cols, rows(&d[t0 * all + j0..], all), &w[j0 * n.k..], n.k, &mut dx[input * n.k..], n.x * n.k);
+            }
+        }
+    });
+}

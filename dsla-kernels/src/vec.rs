@@ -1,0 +1,100 @@
+//! Small vector helpers that attention kernels share; each is compiled for every level.
+
+use crate::multiversion;
+use crate::simd::{exp, madd};
+use crate::{Slice, View};
+
+multiversion! {
+    /// y += a x.
+    pub(crate) fn axpy<const FMA: bool>(a: f32, x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = madd::<FMA>(a, x, *y);
+        }
+    }
+}
+
+multiversion! {
+    /// Sum of x y in sixteen lanes.
+    pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        let (ac, bc) = (a.chunks_exact(16), b.chunks_exact(16));
+        let tail: f32 = ac.remainder().iter().zip(bc.remainder()).map(|(x, y)| x * y).sum();
+        for (x, y) in ac.zip(bc) {
+            for l in 0..16 {
+                lanes[l] = madd::<FMA>(x[l], y[l], lanes[l]);
+            }
+        }
+        lanes.iter().sum::<f32>() + tail
+    }
+}
+
+multiversion! {
+    /// Largest element (-inf for none).
+    pub(crate) fn max<const FMA: bool>(x: &[f32]) -> f32 {
+        let _ = FMA;
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        let chunks = x.chunks_exact(16);
+        let tail = chunks.remainder().iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
+        for c in chunks {
+            for l in 0..16 {
+                lanes[l] = if c[l] > lanes[l] { c[l] } else { lanes[l] };
+            }
+        }
+        lanes.iter().fold(tail, |m, &v| if v > m { v } else { m })
+    }
+}
+
+multiversion! {
+    /// x <- e^(x - m); returns the sum.
+    pub(crate) fn exp_sub_sum<const FMA: bool>(x: &mut [f32], m: f32) -> f32 {
+        let mut lanes = [0.0f32; 16];
+        let mut chunks = x.chunks_exact_mut(16);
+        for c in &mut chunks {
+            for l in 0..16 {
+                c[l] = exp::<FMA>(c[l] - m);
+                lanes[l] += c[l];
+            }
+        }
+        let mut tail = 0.0;
+        for v in chunks.into_remainder() {
+            *v = exp::<FMA>(*v - m);
+            tail += *v;
+        }
+        lanes.iter().sum::<f32>() + tail
+    }
+}
+
+/// dst [n rows, cols] <- transposed: src row r starts at `src[r * ld]`, dst is [cols][ldd] with column r.
+pub(crate) fn transpose(src: &[f32], ld: usize, n: usize, cols: usize, dst: &mut [f32], ldd: usize) {
+    for r0 in (0..n).step_by(16) {
+        for c0 in (0..cols).step_by(16) {
+            for r in r0..(r0 + 16).min(n) {
+                for c in c0..(c0 + 16).min(cols) {
+                    dst[c * ldd + r] = src[r * ld + c];
+                }
+            }
+        }
+    }
+}
+
+/// Copy rows `start..start + n` of one head of x [T, G, D] (f32 or bf16) into dst [n, D] as f32.
+pub(crate) fn head_rows(x: &View, g: usize, start: usize, n: usize, dst: &mut [f32]) {
+    let (groups, d) = (x.shape().dims()[1], x.shape().dims()[2]);
+    for r in 0..n {
+        let at = ((start + r) * groups + g) * d;
+        let out = &mut dst[r * d..(r + 1) * d];
+        match x.slice() {
+            Slice::F32(v) => out.copy_from_slice(&v[at..at + d]),
+            Slice::BF16(v) => out.iter_mut().zip(&v[at..at + d]).for_each(|(o, b)| *o = b.to_f32()),
+            Slice::U32(_) => unreachable!("dtypes were checked"),
+        }
+    }
+}
+
+/// Checks for f32 or bf16.
+pub(crate) fn expect_float(x: &View, op: &'static str, arg: &'static str) -> crate::Result<()> {
+    match x.slice() {
+        Slice::U32(_) => Err(crate::Error::DType { op, arg, got: x.dtype(), want: "f32 or bf16" }),
+        _ => Ok(()),
+    }
+}
