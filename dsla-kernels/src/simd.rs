@@ -151,8 +151,8 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     // 2^n in two halves, so that n = 128 neither overflows early nor loses the last binade.
     let i = shifted.to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
     let h = i >> 1;
-    let s1 = f32::from_bits(((h + 127) << 23) as u32);
-    let s2 = f32::from_bits(((i - h + 127) << 23) as u32);
+    let s1 = f32::from_bits((h.wrapping_add(127) << 23) as u32);
+    let s2 = f32::from_bits((i.wrapping_sub(h).wrapping_add(127) << 23) as u32);
     let y = y * s1 * s2;
     let y = if x < -87.336_54 { 0.0 } else { y };
     let y = if x > 88.722_83 { f32::INFINITY } else { y };

@@ -1,1 +1,26 @@
-//! The hybrid Llama: weights, tokenizer, chat template, adapters, generation.
+//! The hybrid Llama: weights, tokenizer, chat template, adapters, generation, evaluation.
+
+pub mod adapter;
+pub mod chat;
+pub mod config;
+mod error;
+pub mod eval;
+pub mod generate;
+pub mod hub;
+mod llama;
+mod sequence;
+pub mod paper;
+pub mod tokenizer;
+pub mod weights;
+
+pub use adapter::{Adapter, PrefixQuality};
+pub use chat::{ChatTemplate, Message};
+pub use config::{Config, Rope, RopeKind};
+pub use dsla_core as core;
+pub use dsla_core::kernels::ops::sample;
+pub use dsla_core::{DType, Device, Form};
+pub use error::{Error, Result};
+pub use llama::{Layer, Model, Step, Want};
+pub use sequence::{Plan, Sequence};
+pub use tokenizer::{DecodeStream, Tokenizer};
+pub use weights::{ModelFiles, Weights};

@@ -1,1 +1,68 @@
-fn main() {}
+//! All automation of the workspace: `cargo xtask --help`.
+
+mod reference;
+mod steps;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+xflags::xflags! {
+    /// Automation of the dsla workspace.
+    cmd xtask {
+        /// Fetch the model the tests need, then run every test and doc test.
+        cmd test {
+            /// Also compare with PyTorch and transformers (what `reference` does).
+            optional --peers
+        }
+        /// What CI runs: formatting, clippy, tidy, docs, tests.
+        cmd ci {
+            /// Leave the tests out.
+            optional --skip-tests
+        }
+        /// Check what a reviewer would nag about: file sizes, dependency rules, unsafe, links, changelog.
+        cmd tidy {}
+        /// Build in release mode and run the demonstration.
+        cmd demo {
+            /// Distil an adapter first instead of showing what is there.
+            optional --distill
+        }
+        /// Run the benches; arguments go to criterion.
+        cmd bench {
+            /// Arguments of criterion: a filter, for example.
+            repeated args: String
+        }
+        /// Compare the release binary with PyTorch and transformers in a private Python environment.
+        cmd reference {
+            /// Where the environment goes; target/reference when not given.
+            optional --out dir: PathBuf
+            /// An interpreter that has the packages already: nothing is installed then.
+            optional --python path: PathBuf
+            /// Text files to measure perplexity on, instead of the ones in this repository.
+            repeated --text file: PathBuf
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Xtask::from_env_or_exit()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: Xtask) -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lives in the workspace");
+    let run = steps::Steps::new(root)?;
+    match flags.subcommand {
+        XtaskCmd::Test(f) => run.test(f.peers),
+        XtaskCmd::Ci(f) => run.ci(f.skip_tests),
+        XtaskCmd::Tidy(_) => run.tidy(),
+        XtaskCmd::Demo(f) => run.demo(f.distill),
+        XtaskCmd::Bench(f) => run.bench(&f.args),
+        XtaskCmd::Reference(f) => reference::run(&run, &f),
+    }
+}

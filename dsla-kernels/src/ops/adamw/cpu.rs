@@ -18,10 +18,7 @@ struct Scalars {
 }
 
 pub fn step(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], o: &AdamW) {
-    let (c1, c2) = (
-        1.0 - o.beta1.powf(o.step as f64),
-        1.0 - o.beta2.powf(o.step as f64),
-    );
+    let (c1, c2) = (1.0 - o.beta1.powf(o.step as f64), 1.0 - o.beta2.powf(o.step as f64));
     let scalars = Scalars {
         keep: (1.0 - o.lr * o.weight_decay) as f32,
         beta1: o.beta1 as f32,
@@ -33,11 +30,7 @@ pub fn step(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], o: &A
         eps: o.eps as f32,
     };
     let moments = m.chunks_mut(BLOCK).zip(v.chunks_mut(BLOCK));
-    let mut blocks: Vec<_> = param
-        .chunks_mut(BLOCK)
-        .zip(grad.chunks(BLOCK))
-        .zip(moments)
-        .collect();
+    let mut blocks: Vec<_> = param.chunks_mut(BLOCK).zip(grad.chunks(BLOCK)).zip(moments).collect();
     par::for_each_chunk(&mut blocks, 1, |_, blocks| {
         for ((param, grad), (m, v)) in blocks {
             block(param, grad, m, v, &scalars);

@@ -40,21 +40,11 @@ pub fn step(param: ViewMut, grad: View, m: ViewMut, v: ViewMut, options: &AdamW)
     let ms = m.expect_f32(OP, "m", &[n])?;
     let vs = v.expect_f32(OP, "v", &[n])?;
     if options.step == 0 {
-        return Err(Error::Argument {
-            op: OP,
-            arg: "step",
-            got: "0".into(),
-            want: "1 or more".into(),
-        });
+        return Err(Error::Argument { op: OP, arg: "step", got: "0".into(), want: "1 or more".into() });
     }
     for (arg, beta) in [("beta1", options.beta1), ("beta2", options.beta2)] {
         if !(0.0..1.0).contains(&beta) {
-            return Err(Error::Argument {
-                op: OP,
-                arg,
-                got: beta.to_string(),
-                want: "in [0, 1)".into(),
-            });
+            return Err(Error::Argument { op: OP, arg, got: beta.to_string(), want: "in [0, 1)".into() });
         }
     }
     match grad.device() {

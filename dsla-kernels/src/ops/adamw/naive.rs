@@ -6,10 +6,7 @@ use crate::real::Real;
 /// param, grad, m, v: [N] -> the new param, m, v.
 pub fn step<R: Real>(param: &[R], grad: &[R], m: &[R], v: &[R], o: &AdamW) -> Vec<Vec<R>> {
     let of = R::of;
-    let (c1, c2) = (
-        1.0 - o.beta1.powf(o.step as f64),
-        1.0 - o.beta2.powf(o.step as f64),
-    );
+    let (c1, c2) = (1.0 - o.beta1.powf(o.step as f64), 1.0 - o.beta2.powf(o.step as f64));
     let (mut p1, mut m1, mut v1) = (Vec::new(), Vec::new(), Vec::new());
     for i in 0..param.len() {
         let g = grad[i];

@@ -6,16 +6,9 @@ use crate::{DType, Tensor, spec};
 
 /// Every case of this op. The scale of 200 overflows an exponential that forgets to take out the maximum.
 pub fn cases() -> Vec<Case> {
-    [
-        (1, 1, 1.0),
-        (1, 63, 1.0),
-        (7, 100, 200.0),
-        (33, 1000, 4.0),
-        (2, 5003, 4.0),
-        (16, 49_152, 4.0),
-    ]
-    .map(|(t, v, scale)| case(t, v, scale))
-    .into()
+    [(1, 1, 1.0), (1, 63, 1.0), (7, 100, 200.0), (33, 1000, 4.0), (2, 5003, 4.0), (16, 49_152, 4.0)]
+        .map(|(t, v, scale)| case(t, v, scale))
+        .into()
 }
 
 fn case(t: usize, v: usize, scale: f64) -> Case {
@@ -23,14 +16,8 @@ fn case(t: usize, v: usize, scale: f64) -> Case {
     Case {
         id: format!("t{t}_v{v}_scale{scale}"),
         inputs: vec![
-            Input {
-                name: "logits",
-                tensor: rng.tensor(&[t, v], scale, DType::F32),
-            },
-            Input {
-                name: "targets",
-                tensor: rng.indices(&[t], v),
-            },
+            Input { name: "logits", tensor: rng.tensor(&[t, v], scale, DType::F32) },
+            Input { name: "targets", tensor: rng.indices(&[t], v) },
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], v)]),
         run: Box::new(move |x| {

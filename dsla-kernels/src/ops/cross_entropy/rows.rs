@@ -25,10 +25,7 @@ pub fn max(x: &[f32]) -> f32 {
             lanes[l] = larger(lanes[l], x[l]);
         }
     }
-    lanes
-        .iter()
-        .chain(tail)
-        .fold(f32::NEG_INFINITY, |m, &v| larger(m, v))
+    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |m, &v| larger(m, v))
 }
 
 /// Sum of e^(x - max).
@@ -38,11 +35,7 @@ pub fn sum_exp<const FMA: bool>(x: &[f32], max: f32) -> f64 {
     for x in x.chunks(BLOCK) {
         let mut lanes = [0.0f32; LANES];
         let chunks = x.chunks_exact(LANES);
-        let tail: f32 = chunks
-            .remainder()
-            .iter()
-            .map(|&x| simd::exp::<FMA>(x - max))
-            .sum();
+        let tail: f32 = chunks.remainder().iter().map(|&x| simd::exp::<FMA>(x - max)).sum();
         for x in chunks {
             for l in 0..LANES {
                 lanes[l] += simd::exp::<FMA>(x[l] - max);

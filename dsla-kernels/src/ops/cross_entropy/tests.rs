@@ -7,10 +7,7 @@ fn targets_beyond_the_vocabulary_are_refused() {
     let target = Tensor::from_u32([1], vec![3]);
     let mut loss = Tensor::zeros([1], DType::F32);
     let e = forward(x.view(), target.view(), loss.view_mut()).unwrap_err();
-    assert_eq!(
-        e.to_string(),
-        "cross_entropy: targets: got 3 at 0, want less than 3"
-    );
+    assert_eq!(e.to_string(), "cross_entropy: targets: got 3 at 0, want less than 3");
 }
 
 #[test]

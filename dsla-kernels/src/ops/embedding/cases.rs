@@ -20,14 +20,8 @@ fn case(v: usize, t: usize, c: usize, dtype: DType) -> Case {
     Case {
         id: format!("v{v}_t{t}_c{c}_{dtype}"),
         inputs: vec![
-            Input {
-                name: "table",
-                tensor: rng.tensor(&[v, c], 1.0, dtype),
-            },
-            Input {
-                name: "ids",
-                tensor: rng.indices(&[t], v),
-            },
+            Input { name: "table", tensor: rng.tensor(&[v, c], 1.0, dtype) },
+            Input { name: "ids", tensor: rng.indices(&[t], v) },
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], c)]),
         run: Box::new(move |x| {

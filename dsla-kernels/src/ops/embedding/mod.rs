@@ -24,12 +24,7 @@ pub fn forward(table: View, ids: View, y: ViewMut) -> Result<()> {
         (Device::Cpu, Slice::BF16(table)) => cpu::forward_bf16(table, ids, ys, c),
         (_, Slice::U32(_)) => {
             let got = table.dtype();
-            return Err(Error::DType {
-                op: OP,
-                arg: "table",
-                got,
-                want: "f32 or bf16",
-            });
+            return Err(Error::DType { op: OP, arg: "table", got, want: "f32 or bf16" });
         }
     }
     Ok(())
@@ -53,12 +48,7 @@ pub fn backward(ids: View, dy: View, dtable: ViewMut) -> Result<()> {
 }
 
 /// Refuses the first index that is not below `n`: what every op that looks up rows by index must do.
-pub(crate) fn check_below(
-    op: &'static str,
-    arg: &'static str,
-    indices: &[u32],
-    n: usize,
-) -> Result<()> {
+pub(crate) fn check_below(op: &'static str, arg: &'static str, indices: &[u32], n: usize) -> Result<()> {
     match indices.iter().position(|&i| i as usize >= n) {
         None => Ok(()),
         Some(at) => Err(Error::Argument {

@@ -7,10 +7,7 @@ fn ids_beyond_the_table_are_refused() {
     let ids = Tensor::from_u32([2], vec![2, 3]);
     let mut y = Tensor::zeros([2, 2], DType::F32);
     let e = forward(table.view(), ids.view(), y.view_mut()).unwrap_err();
-    assert_eq!(
-        e.to_string(),
-        "embedding: ids: got 3 at 1, want less than 3"
-    );
+    assert_eq!(e.to_string(), "embedding: ids: got 3 at 1, want less than 3");
     let mut dtable = table.clone();
     assert!(backward(ids.view(), y.view(), dtable.view_mut()).is_err());
 }

@@ -23,23 +23,12 @@ fn case(t: usize, v: usize, scale: f64, distance: f64) -> Case {
     let mut rng = Rng::new((t * 10_007 + v) as u64);
     let teacher = rng.tensor(&[t, v], scale, DType::F32);
     let noise = rng.tensor(&[t, v], distance, DType::F32);
-    let student = teacher
-        .f32()
-        .iter()
-        .zip(noise.f32())
-        .map(|(a, b)| a + b + 1.0)
-        .collect();
+    let student = teacher.f32().iter().zip(noise.f32()).map(|(a, b)| a + b + 1.0).collect();
     Case {
         id: format!("t{t}_v{v}_scale{scale}_distance{distance}"),
         inputs: vec![
-            Input {
-                name: "teacher",
-                tensor: teacher,
-            },
-            Input {
-                name: "student",
-                tensor: Tensor::from_f32([t, v], student),
-            },
+            Input { name: "teacher", tensor: teacher },
+            Input { name: "student", tensor: Tensor::from_f32([t, v], student) },
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], v)]),
         run: Box::new(move |x| {

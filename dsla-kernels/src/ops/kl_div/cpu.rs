@@ -50,19 +50,10 @@ impl Pair {
     #[inline(always)]
     fn new<const FMA: bool>(t: &[f32], s: &[f32]) -> Pair {
         let (max_t, max_s) = (rows::max(t), rows::max(s));
-        let (zt, zs) = (
-            rows::sum_exp::<FMA>(t, max_t),
-            rows::sum_exp::<FMA>(s, max_s),
-        );
+        let (zt, zs) = (rows::sum_exp::<FMA>(t, max_t), rows::sum_exp::<FMA>(s, max_s));
         let shift = (max_t as f64 - max_s as f64) + (zt.ln() - zs.ln());
         let (inv_t, inv_s) = ((1.0 / zt) as f32, (1.0 / zs) as f32);
-        Pair {
-            max_t,
-            max_s,
-            inv_t,
-            inv_s,
-            shift: shift as f32,
-        }
+        Pair { max_t, max_s, inv_t, inv_s, shift: shift as f32 }
     }
 
     #[inline(always)]
@@ -88,13 +79,7 @@ pub fn backward(teacher: &[f32], student: &[f32], dkl: &[f32], dstudent: &mut [f
     let n = rows::per_piece(v);
     par::for_each_chunk(dstudent, n * v, |i, d| {
         let (a, b) = (i * n, i * n + d.len() / v);
-        backward_rows(
-            &teacher[a * v..b * v],
-            &student[a * v..b * v],
-            &dkl[a..b],
-            d,
-            v,
-        );
+        backward_rows(&teacher[a * v..b * v], &student[a * v..b * v], &dkl[a..b], d, v);
     });
 }
 

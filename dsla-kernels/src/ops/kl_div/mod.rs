@@ -50,10 +50,7 @@ pub fn backward(teacher: View, student: View, dkl: View, dstudent: ViewMut) -> R
 /// Errors: as [`forward`].
 pub fn agree(a: View, b: View) -> Result<usize> {
     let (t, v) = rows_of(&a, "a")?;
-    let (xs, ys) = (
-        a.expect_f32(OP, "a", &[t, v])?,
-        b.expect_f32(OP, "b", &[t, v])?,
-    );
+    let (xs, ys) = (a.expect_f32(OP, "a", &[t, v])?, b.expect_f32(OP, "b", &[t, v])?);
     Ok(match a.device() {
         Device::Cpu => cpu::agree(xs, ys, v),
     })
@@ -61,12 +58,7 @@ pub fn agree(a: View, b: View) -> Result<usize> {
 
 fn rows_of(x: &View, arg: &'static str) -> Result<(usize, usize)> {
     match x.dims(OP, arg)? {
-        [_, 0] => Err(Error::Shape {
-            op: OP,
-            arg,
-            got: x.shape(),
-            want: "[T, V] with V at least 1".into(),
-        }),
+        [_, 0] => Err(Error::Shape { op: OP, arg, got: x.shape(), want: "[T, V] with V at least 1".into() }),
         [t, v] => Ok((t, v)),
     }
 }

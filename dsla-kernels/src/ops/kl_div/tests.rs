@@ -5,12 +5,7 @@ use crate::{DType, Tensor};
 fn kl(teacher: &[f32], student: &[f32]) -> f32 {
     let mut out = Tensor::empty([1], DType::F32);
     let shape = [1, teacher.len()];
-    forward(
-        View::from_f32(shape, teacher),
-        View::from_f32(shape, student),
-        out.view_mut(),
-    )
-    .unwrap();
+    forward(View::from_f32(shape, teacher), View::from_f32(shape, student), out.view_mut()).unwrap();
     out.f32()[0]
 }
 
@@ -34,10 +29,7 @@ fn close_distributions_keep_their_digits() {
         let want = naive::forward(&f64s(t.f32()), &f64s(&s), 1000)[0];
         let got = kl(t.f32(), &s) as f64;
         // At 1e-4 the divergence is 5e-9: a plain f32 sum has no digit of it left.
-        assert!(
-            (got - want).abs() < 2e-3 * want,
-            "distance {distance}: got {got:e}, want {want:e}"
-        );
+        assert!((got - want).abs() < 2e-3 * want, "distance {distance}: got {got:e}, want {want:e}");
     }
     assert_eq!(kl(t.f32(), t.f32()), 0.0);
 }

@@ -6,9 +6,7 @@ use crate::{DType, Tensor, spec};
 
 /// Every case of this op; a single row has no variance.
 pub fn cases() -> Vec<Case> {
-    [(1, 1), (1, 63), (3, 100), (33, 577), (256, 576)]
-        .map(|(t, c)| case(t, c))
-        .into()
+    [(1, 1), (1, 63), (3, 100), (33, 577), (256, 576)].map(|(t, c)| case(t, c)).into()
 }
 
 fn case(t: usize, c: usize) -> Case {
@@ -16,14 +14,8 @@ fn case(t: usize, c: usize) -> Case {
     Case {
         id: format!("t{t}_c{c}"),
         inputs: vec![
-            Input {
-                name: "y",
-                tensor: rng.tensor(&[t, c], 1.0, DType::F32),
-            },
-            Input {
-                name: "target",
-                tensor: rng.tensor(&[t, c], 1.0, DType::F32),
-            },
+            Input { name: "y", tensor: rng.tensor(&[t, c], 1.0, DType::F32) },
+            Input { name: "target", tensor: rng.tensor(&[t, c], 1.0, DType::F32) },
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], c)]),
         run: Box::new(move |x| {

@@ -35,9 +35,7 @@ fn sums(y: &[f32], target: &[f32], c: usize) -> (f64, f64) {
         let start = i * COLUMNS;
         part[0] = block(y, target, c, start, (start + COLUMNS).min(c));
     });
-    let (error, variance) = parts
-        .iter()
-        .fold((0.0, 0.0), |(e, v), p| (e + p.0, v + p.1));
+    let (error, variance) = parts.iter().fold((0.0, 0.0), |(e, v), p| (e + p.0, v + p.1));
     (error, if variance == 0.0 { 1e-12 } else { variance })
 }
 

@@ -18,10 +18,6 @@ pub fn forward<R: Real>(y: &[R], target: &[R], c: usize) -> Vec<R> {
             variance += (t - mean) * (t - mean);
         }
     }
-    let variance = if variance == R::zero() {
-        R::of(1e-12)
-    } else {
-        variance
-    };
+    let variance = if variance == R::zero() { R::of(1e-12) } else { variance };
     vec![error / variance]
 }

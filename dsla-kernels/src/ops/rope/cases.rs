@@ -20,29 +20,16 @@ pub fn cases() -> Vec<Case> {
 
 fn case(t: usize, h: usize, d: usize, scale: f32, inverse: bool) -> Case {
     let mut rng = Rng::new((t * 10_007 + h * 101 + d) as u64);
-    let inv_freq: Vec<f64> = (0..d / 2)
-        .map(|i| 1e4f64.powf(-2.0 * i as f64 / d as f64))
-        .collect();
+    let inv_freq: Vec<f64> = (0..d / 2).map(|i| 1e4f64.powf(-2.0 * i as f64 / d as f64)).collect();
     let table = Table::new(&inv_freq, POSITIONS, scale);
     let table_b = table.clone();
     Case {
-        id: format!(
-            "t{t}_h{h}_d{d}_scale{scale}{}",
-            if inverse { "_inverse" } else { "" }
-        ),
+        id: format!("t{t}_h{h}_d{d}_scale{scale}{}", if inverse { "_inverse" } else { "" }),
         inputs: vec![
-            Input {
-                name: "x",
-                tensor: rng.tensor(&[t, h, d], 1.0, DType::F32),
-            },
-            Input {
-                name: "positions",
-                tensor: rng.indices(&[t], POSITIONS),
-            },
+            Input { name: "x", tensor: rng.tensor(&[t, h, d], 1.0, DType::F32) },
+            Input { name: "positions", tensor: rng.indices(&[t], POSITIONS) },
         ],
-        spec: spec!(f32, |x| vec![naive::forward(
-            &x[0], &x[1], &inv_freq, scale, h, inverse
-        )]),
+        spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], &inv_freq, scale, h, inverse)]),
         run: Box::new(move |x| {
             let mut y = x[0].clone();
             forward(y.view_mut(), x[1].view(), &table, inverse)?;

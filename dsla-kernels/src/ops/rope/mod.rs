@@ -22,11 +22,7 @@ const OP: &str = "rope";
 ///
 /// Errors: a shape or dtype that does not fit; a position that the table does not hold (`Error::Argument`).
 pub fn forward(x: ViewMut, positions: View, table: &Table, inverse: bool) -> Result<()> {
-    let turn = if inverse {
-        cpu::Turn::Inverse
-    } else {
-        cpu::Turn::Forward
-    };
+    let turn = if inverse { cpu::Turn::Inverse } else { cpu::Turn::Forward };
     rotate("x", x, positions, table, turn)
 }
 
@@ -37,22 +33,11 @@ pub fn backward(dx: ViewMut, positions: View, table: &Table) -> Result<()> {
     rotate("dx", dx, positions, table, cpu::Turn::Transposed)
 }
 
-fn rotate(
-    arg: &'static str,
-    x: ViewMut,
-    positions: View,
-    table: &Table,
-    turn: cpu::Turn,
-) -> Result<()> {
+fn rotate(arg: &'static str, x: ViewMut, positions: View, table: &Table, turn: cpu::Turn) -> Result<()> {
     let shape = x.shape();
     let d = 2 * table.pairs();
     let &[t, h, _] = shape.dims() else {
-        return Err(Error::Shape {
-            op: OP,
-            arg,
-            got: shape,
-            want: format!("[T, H, {d}]"),
-        });
+        return Err(Error::Shape { op: OP, arg, got: shape, want: format!("[T, H, {d}]") });
     };
     let xs = x.expect_f32(OP, arg, &[t, h, d])?;
     let device = positions.device();

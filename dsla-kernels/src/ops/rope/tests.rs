@@ -8,10 +8,7 @@ fn positions_beyond_the_table_are_refused() {
     let mut x = Tensor::zeros([2, 1, 4], DType::F32);
     let p = Tensor::from_u32([2], vec![3, 4]);
     let e = forward(x.view_mut(), p.view(), &table, false).unwrap_err();
-    assert_eq!(
-        e.to_string(),
-        "rope: positions: got 4 at 1, want less than 4"
-    );
+    assert_eq!(e.to_string(), "rope: positions: got 4 at 1, want less than 4");
 }
 
 #[test]
@@ -34,12 +31,7 @@ fn rotating_back_gives_the_input() {
         let p = rng.indices(&[5], 100);
         let mut y = x.clone();
         forward(y.view_mut(), p.view(), &table, false).unwrap();
-        assert!(
-            x.f32()
-                .iter()
-                .zip(y.f32())
-                .any(|(a, b)| (a - b).abs() > 0.1)
-        );
+        assert!(x.f32().iter().zip(y.f32()).any(|(a, b)| (a - b).abs() > 0.1));
         forward(y.view_mut(), p.view(), &table, true).unwrap();
         for (a, b) in x.f32().iter().zip(y.f32()) {
             assert!((a - b).abs() < 2e-6, "scale {scale}: got {b}, want {a}");

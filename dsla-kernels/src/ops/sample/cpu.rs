@@ -21,9 +21,7 @@ pub fn forward(x: &[f32], params: &Params, index: u64) -> Option<u32> {
     if (params.top_k == 0 || params.top_k >= x.len()) && params.top_p >= 1.0 {
         return draw(0..x.len() as u32, &w, u);
     }
-    let mut ids: Vec<u32> = (0..x.len() as u32)
-        .filter(|&i| w[i as usize] > 0.0)
-        .collect();
+    let mut ids: Vec<u32> = (0..x.len() as u32).filter(|&i| w[i as usize] > 0.0).collect();
     if params.top_k > 0 {
         select(&mut ids, x, params.top_k);
         ids.truncate(params.top_k);
@@ -70,9 +68,7 @@ multiversion! {
 /// Likeliest first, the lowest id first among equals: a total order, so a selection finds what a full sort would.
 fn likelier(x: &[f32]) -> impl Fn(&u32, &u32) -> Ordering {
     |&a, &b| {
-        let by_logit = x[b as usize]
-            .partial_cmp(&x[a as usize])
-            .unwrap_or(Ordering::Equal);
+        let by_logit = x[b as usize].partial_cmp(&x[a as usize]).unwrap_or(Ordering::Equal);
         by_logit.then(a.cmp(&b))
     }
 }
@@ -129,10 +125,7 @@ pub fn top_logprobs(x: &[f32], id: u32, n: usize) -> Option<(f32, Vec<(u32, f32)
     select(&mut ids, x, n);
     ids.truncate(n);
     ids.sort_unstable_by(likelier(x));
-    Some((
-        logprob(id),
-        ids.into_iter().map(|i| (i, logprob(i))).collect(),
-    ))
+    Some((logprob(id), ids.into_iter().map(|i| (i, logprob(i))).collect()))
 }
 
 multiversion! {

@@ -32,13 +32,7 @@ pub struct Params {
 
 impl Default for Params {
     fn default() -> Params {
-        Params {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            seed: 0,
-        }
+        Params { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
     }
 }
 
@@ -88,12 +82,7 @@ fn unfit() -> Error {
 
 fn check(p: &Params) -> Result<()> {
     let refuse = |arg, got: f32, want: &str| {
-        Err(Error::Argument {
-            op: OP,
-            arg,
-            got: got.to_string(),
-            want: want.into(),
-        })
+        Err(Error::Argument { op: OP, arg, got: got.to_string(), want: want.into() })
     };
     if !(p.temperature >= 0.0 && p.temperature.is_finite()) {
         return refuse("temperature", p.temperature, "finite, 0 or more");

@@ -6,25 +6,16 @@ use crate::{DType, Tensor, spec};
 
 /// Every case of this op. The scale of 60 reaches gates whose e^-g overflows f32.
 pub fn cases() -> Vec<Case> {
-    [
-        (1, 1, 1.0),
-        (1, 63, 1.0),
-        (3, 100, 60.0),
-        (33, 1536, 3.0),
-        (256, 1536, 3.0),
-    ]
-    .map(|(t, f, scale)| case(t, f, scale))
-    .into()
+    [(1, 1, 1.0), (1, 63, 1.0), (3, 100, 60.0), (33, 1536, 3.0), (256, 1536, 3.0)]
+        .map(|(t, f, scale)| case(t, f, scale))
+        .into()
 }
 
 fn case(t: usize, f: usize, scale: f64) -> Case {
     let mut rng = Rng::new((t * 10_007 + f) as u64);
     Case {
         id: format!("t{t}_f{f}_scale{scale}"),
-        inputs: vec![Input {
-            name: "gate_up",
-            tensor: rng.tensor(&[t, 2 * f], scale, DType::F32),
-        }],
+        inputs: vec![Input { name: "gate_up", tensor: rng.tensor(&[t, 2 * f], scale, DType::F32) }],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], f)]),
         run: Box::new(move |x| {
             let mut y = Tensor::empty([t, f], DType::F32);

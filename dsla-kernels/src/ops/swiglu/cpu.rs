@@ -25,12 +25,7 @@ multiversion! {
 pub fn backward(gate_up: &[f32], dy: &[f32], d: &mut [f32], f: usize) {
     par::for_each_chunk(d, ROWS * 2 * f, |i, d| {
         let (start, rows) = (i * ROWS * f, d.len() / 2);
-        backward_rows(
-            &gate_up[2 * start..2 * start + d.len()],
-            &dy[start..start + rows],
-            d,
-            f,
-        );
+        backward_rows(&gate_up[2 * start..2 * start + d.len()], &dy[start..start + rows], d, f);
     });
 }
 

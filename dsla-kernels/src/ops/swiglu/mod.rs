@@ -38,12 +38,7 @@ pub fn backward(gate_up: View, dy: View, d_gate_up: ViewMut) -> Result<()> {
 fn halves(gate_up: &View) -> Result<(usize, usize)> {
     let [t, f2] = gate_up.dims(OP, "gate_up")?;
     if f2 % 2 != 0 {
-        return Err(Error::Shape {
-            op: OP,
-            arg: "gate_up",
-            got: gate_up.shape(),
-            want: "[T, 2F]".into(),
-        });
+        return Err(Error::Shape { op: OP, arg: "gate_up", got: gate_up.shape(), want: "[T, 2F]".into() });
     }
     Ok((t, f2 / 2))
 }

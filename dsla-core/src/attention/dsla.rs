@@ -1,0 +1,330 @@
+//! Dual-state linear attention over its parameters, in every form; the fold of a running KV cache.
+
+use super::{KvCache, Projected, rotated, turn};
+use crate::{DslaParams, FeatureMap, Form, Gate, GateInput, Heads, Normalizer};
+use dsla_kernels::ops::rope::Table;
+use dsla_kernels::ops::{dsla as op, feature_map, gate};
+use dsla_kernels::{DType, Result, Tensor};
+
+/// What one sequence keeps of its past in one DSLA layer: fixed size, however long the past.
+#[derive(Clone, Debug)]
+pub struct DslaState {
+    /// S [2, G, F, D]: history, recency.
+    pub s: Tensor,
+    /// z [2, G, F].
+    pub z: Tensor,
+    /// The window ring, oldest first: rotated keys and values [R, G, D] in model dtype, R <= window.
+    pub ring: KvCache,
+    /// Log decays of the ring's tokens [R, 2, G, E].
+    pub ring_decay: Tensor,
+    /// Tokens seen.
+    pub len: usize,
+}
+
+impl DslaState {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.s.bytes() + self.z.bytes() + self.ring.bytes() + self.ring_decay.bytes()
+    }
+}
+
+/// One DSLA layer: form, parameters, and what follows from them.
+#[derive(Clone, Debug)]
+pub struct DslaAttention {
+    /// What kind of layer.
+    pub form: Form,
+    /// Trained.
+    pub params: DslaParams,
+    /// Sizes.
+    pub heads: Heads,
+}
+
+/// What the backward pass wants of a forward pass over a whole sequence.
+pub struct Saved {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    leaving: usize,
+    gate_x: Tensor,
+    log_decay: Tensor,
+    phi_q: Tensor,
+    phi_k: Tensor,
+    gamma: Tensor,
+    den: Tensor,
+    peak: Tensor,
+    out: Tensor,
+}
+
+impl DslaAttention {
+    /// Decays per state and kv head.
+    fn decays(&self) -> usize {
+        match self.form.gate {
+            Gate::Scalar => 1,
+            Gate::Vector => self.form.features(self.heads.head_dim),
+        }
+    }
+
+    /// The state of a sequence that has seen nothing.
+    pub fn state(&self, dtype: DType) -> DslaState {
+        let (g, d, f) = (self.heads.kv_heads, self.heads.head_dim, self.form.features(self.heads.head_dim));
+        DslaState {
+            s: Tensor::zeros([2, g, f, d], DType::F32),
+            z: Tensor::zeros([2, g, f], DType::F32),
+            ring: KvCache::new(self.heads, dtype),
+            ring_decay: Tensor::zeros([0, 2, g, self.decays()], DType::F32),
+            len: 0,
+        }
+    }
+
+    /// Bytes of a sequence's state once its ring is full.
+    pub fn state_bytes(&self, dtype: DType) -> usize {
+        let (g, d, f) = (self.heads.kv_heads, self.heads.head_dim, self.form.features(self.heads.head_dim));
+        8 * g * f * (d + 1) + self.form.window * g * (2 * d * dtype.size() + 8 * self.decays())
+    }
+
+    /// What the gates see: [T, G, 2 D] of un-rotated keys and values, or [T, 1, C].
+    fn gate_input(&self, k: &Tensor, v: &Tensor, hidden: Option<&Tensor>) -> Result<Tensor> {
+        let (t, g, d) = (k.dims()[0], self.heads.kv_heads, self.heads.head_dim);
+        match self.form.gate_input {
+            GateInput::Kv => {
+                let (k, v) = (k.to_vec_f32(), v.to_vec_f32());
+                let mut x = Vec::with_capacity(2 * k.len());
+                for (k, v) in k.chunks_exact(d).zip(v.chunks_exact(d)) {
+                    x.extend_from_slice(k);
+                    x.extend_from_slice(v);
+                }
+                Ok(Tensor::from_f32([t, g, 2 * d], x))
+            }
+            GateInput::Hidden => {
+                let hidden = hidden.ok_or_else(|| dsla_kernels::Error::Argument {
+                    op: "dsla",
+                    arg: "hidden",
+                    got: "none".into(),
+                    want: "the layer's input: these gates read it".into(),
+                })?;
+                Ok(hidden.clone().reshape([t, 1, hidden.len() / t.max(1)]))
+            }
+        }
+    }
+
+    fn log_decays(&self, gate_x: &Tensor) -> Result<Tensor> {
+        let t = gate_x.dims()[0];
+        let mut y = Tensor::empty([t, 2, self.heads.kv_heads, self.decays()], DType::F32);
+        let p = &self.params;
+        gate::forward(gate_x.view(), p.gate_w.view(), p.gate_b.view(), self.form.gate_scale, y.view_mut())?;
+        Ok(y)
+    }
+
+    fn features(&self, x: dsla_kernels::View, map: &Option<Tensor>, scale: f32) -> Result<Tensor> {
+        let [t, n, d] = x.dims("dsla", "features")?;
+        match (self.form.feature_map, map) {
+            (FeatureMap::SoftmaxPm, Some(w)) => {
+                let mut y = Tensor::empty([t, n, 2 * d], DType::F32);
+                feature_map::forward(x, w.view(), y.view_mut())?;
+                Ok(y)
+            }
+            _ => {
+                let mut y = Tensor::zeros([0, n, d], DType::F32);
+                y.extend(x);
+                y.f32_mut().iter_mut().for_each(|v| *v *= scale);
+                Ok(y)
+            }
+        }
+    }
+
+    fn query_scale(&self) -> f32 {
+        1.0 / (self.heads.head_dim as f32).sqrt()
+    }
+
+    /// A per-head tensor of the parameters, or zeros: forms without a window have none.
+    fn per_head(&self, x: &Option<Tensor>) -> Tensor {
+        x.clone().unwrap_or_else(|| Tensor::zeros([self.heads.heads], DType::F32))
+    }
+
+    fn normalizer(&self) -> op::Normalizer {
+        match self.form.normalizer {
+            Normalizer::None => op::Normalizer::None,
+            Normalizer::Sum => op::Normalizer::Sum,
+            Normalizer::Rms => op::Normalizer::Rms,
+        }
+    }
+
+    /// Attend with the sequence's state, which takes the new tokens in: [T, H, D].
+    pub fn forward(&self, x: &Projected, table: &Table, state: &mut DslaState) -> Result<Tensor> {
+        let (form, p) = (&self.form, &self.params);
+        let first = state.len;
+        let decay = self.log_decays(&self.gate_input(&x.k, &x.v, x.hidden.as_ref())?)?;
+        let (q, k);
+        let (q, k) = if form.rope {
+            (q, k) = (rotated(&x.q, first, table)?, rotated(&x.k, first, table)?);
+            (&q, &k)
+        } else {
+            (&x.q, &x.k)
+        };
+        state.ring.k.extend(k.view());
+        state.ring.v.extend(x.v.view());
+        state.ring_decay.extend(decay.view());
+        let leaving = state.ring.len().saturating_sub(form.window);
+        let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
+        let phi_k = self.features(state.ring.k.rows(0, leaving), &p.map_k, 1.0)?;
+        let (gamma, mix, slope) = (p.gamma_weights(self.heads.heads), self.per_head(&p.mix), self.per_head(&p.slope));
+        let mut out = Tensor::empty(x.q.shape(), DType::F32);
+        let args = op::Args {
+            q: q.view(),
+            k: state.ring.k.view(),
+            v: state.ring.v.view(),
+            phi_q: phi_q.view(),
+            phi_k: phi_k.view(),
+            log_decay: state.ring_decay.rows(0, leaving),
+            gamma: gamma.view(),
+            mix: mix.view(),
+            slope: slope.view(),
+            window: form.window,
+            normalizer: self.normalizer(),
+        };
+        let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
+        op::forward(&args, into, None, out.view_mut())?;
+        state.ring.k.drop_front(leaving);
+        state.ring.v.drop_front(leaving);
+        state.ring_decay.drop_front(leaving);
+        state.len += x.len();
+        Ok(out)
+    }
+
+    /// The state this layer would hold had it run from the first token on the same inputs: one pass over the cache.
+    /// Only for forms whose gates read keys and values.
+    pub fn fold(&self, cache: &KvCache, table: &Table, dtype: DType) -> Result<DslaState> {
+        if !self.form.foldable() {
+            return Err(dsla_kernels::Error::Argument {
+                op: "fold",
+                arg: "gate_input",
+                got: "hidden".into(),
+                want: "kv: a cache does not hold the layer's inputs".into(),
+            });
+        }
+        let mut state = self.state(dtype);
+        let mut plain = cache.k.to_dtype(DType::F32);
+        turn(&mut plain, 0, table, true)?;
+        let decay = self.log_decays(&self.gate_input(&plain, &cache.v, None)?)?;
+        let leaving = cache.len().saturating_sub(self.form.window);
+        let keys = if self.form.rope { &cache.k } else { &plain };
+        let phi_k = self.features(keys.rows(0, leaving), &self.params.map_k, 1.0)?;
+        let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
+        op::fold(phi_k.view(), cache.v.rows(0, leaving), decay.rows(0, leaving), into)?;
+        state.ring.k.extend(keys.rows(leaving, cache.len()));
+        state.ring.v.extend(cache.v.rows(leaving, cache.len()));
+        state.ring_decay.extend(decay.rows(leaving, cache.len()));
+        state.len = cache.len();
+        Ok(state)
+    }
+
+    /// Attend over a whole sequence from nothing, keeping what [`DslaAttention::backward`] needs. `q`, `k`: rotated
+    /// if the form rotates, keys in model dtype; `plain_k`, `v` (and `hidden`): what the gates see.
+    pub fn forward_train(&self, q: Tensor, k: Tensor, v: Tensor, plain_k: &Tensor, hidden: Option<&Tensor>) -> Result<Saved> {
+        let (t, h) = (q.dims()[0], self.heads.heads);
+        let p = &self.params;
+        let gate_x = self.gate_input(plain_k, &v, hidden)?;
+        let log_decay = self.log_decays(&gate_x)?;
+        let leaving = t.saturating_sub(self.form.window);
+        let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
+        let phi_k = self.features(k.rows(0, leaving), &p.map_k, 1.0)?;
+        let mut saved = Saved {
+            out: Tensor::empty(q.shape(), DType::F32),
+            den: Tensor::empty([t, h], DType::F32),
+            peak: Tensor::empty([t, h], DType::F32),
+            gamma: p.gamma_weights(h),
+            q,
+            k,
+            v,
+            leaving,
+            gate_x,
+            log_decay,
+            phi_q,
+            phi_k,
+        };
+        let mut state = self.state(DType::F32);
+        let (mix, slope) = (self.per_head(&p.mix), self.per_head(&p.slope));
+        let mut out = Tensor::empty(saved.q.shape(), DType::F32);
+        let (mut den, mut peak) = (Tensor::empty([t, h], DType::F32), Tensor::empty([t, h], DType::F32));
+        let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
+        let keep = op::Saved { den: den.view_mut(), peak: peak.view_mut() };
+        op::forward(&self.args(&saved, &mix, &slope), into, Some(keep), out.view_mut())?;
+        (saved.out, saved.den, saved.peak) = (out, den, peak);
+        Ok(saved)
+    }
+
+    fn args<'a>(&self, s: &'a Saved, mix: &'a Tensor, slope: &'a Tensor) -> op::Args<'a> {
+        op::Args {
+            q: s.q.view(),
+            k: s.k.view(),
+            v: s.v.view(),
+            phi_q: s.phi_q.view(),
+            phi_k: s.phi_k.view(),
+            log_decay: s.log_decay.rows(0, s.leaving),
+            gamma: s.gamma.view(),
+            mix: mix.view(),
+            slope: slope.view(),
+            window: self.form.window,
+            normalizer: self.normalizer(),
+        }
+    }
+
+    /// Gradients of the parameters, added to `grads`, from d_out [T, H, D]. q, k and v are frozen.
+    pub fn backward(&self, saved: &Saved, d_out: dsla_kernels::View, grads: &mut DslaParams) -> Result<()> {
+        let (h, leaving) = (self.heads.heads, saved.leaving);
+        let p = &self.params;
+        let (mix, slope) = (self.per_head(&p.mix), self.per_head(&p.slope));
+        let zero = self.state(DType::F32);
+        let like = |t: &Tensor| Tensor::empty(t.shape(), DType::F32);
+        let (mut d_phi_q, mut d_phi_k) = (like(&saved.phi_q), like(&saved.phi_k));
+        let mut d_decay = Tensor::zeros(saved.log_decay.shape(), DType::F32);
+        let mut d_gamma = Tensor::zeros([2, h], DType::F32);
+        let (mut d_mix, mut d_slope) = (Tensor::zeros([h], DType::F32), Tensor::zeros([h], DType::F32));
+        let (mut d_s, mut d_z) = (zero.s.clone(), zero.z.clone());
+        let into = op::Grads {
+            phi_q: d_phi_q.view_mut(),
+            phi_k: d_phi_k.view_mut(),
+            log_decay: d_decay.view_mut().rows(0, leaving),
+            gamma: d_gamma.view_mut(),
+            mix: d_mix.view_mut(),
+            slope: d_slope.view_mut(),
+            s: d_s.view_mut(),
+            z: d_z.view_mut(),
+            qkv: None,
+        };
+        let args = self.args(saved, &mix, &slope);
+        op::backward(&args, zero.s.view(), zero.z.view(), saved.den.view(), saved.peak.view(), saved.out.view(), d_out, into)?;
+        for (map, grad, x, phi, d_phi) in [
+            (&p.map_q, &mut grads.map_q, saved.q.view(), &saved.phi_q, &d_phi_q),
+            (&p.map_k, &mut grads.map_k, saved.k.rows(0, leaving), &saved.phi_k, &d_phi_k),
+        ] {
+            if let (Some(w), Some(dw)) = (map, grad) {
+                feature_map::backward(x, w.view(), phi.view(), d_phi.view(), dw.view_mut(), None)?;
+            }
+        }
+        gate::backward(
+            saved.gate_x.view(),
+            p.gate_w.view(),
+            self.form.gate_scale,
+            saved.log_decay.view(),
+            d_decay.view(),
+            grads.gate_w.view_mut(),
+            grads.gate_b.view_mut(),
+            None,
+        )?;
+        grads.add_gamma_gradient(saved.gamma.view(), d_gamma.f32());
+        for (grad, d) in [(&mut grads.mix, &d_mix), (&mut grads.slope, &d_slope)] {
+            if let Some(grad) = grad {
+                grad.f32_mut().iter_mut().zip(d.f32()).for_each(|(g, d)| *g += d);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Saved {
+    /// The layer's output [T, H, D].
+    pub fn out(&self) -> &Tensor {
+        &self.out
+    }
+}

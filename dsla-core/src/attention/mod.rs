@@ -1,0 +1,76 @@
+//! The two kinds of attention a layer can run, over the same projections.
+
+mod dsla;
+mod softmax;
+
+pub use dsla::{DslaAttention, DslaState, Saved};
+pub use softmax::{KvCache, softmax_attention};
+
+use dsla_kernels::ops::rope::{self, Table};
+use dsla_kernels::{Result, Tensor, View};
+
+/// Head counts and size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads H.
+    pub heads: usize,
+    /// Key/value heads G.
+    pub kv_heads: usize,
+    /// Head size D.
+    pub head_dim: usize,
+}
+
+/// What one sequence's new tokens bring to an attention layer.
+#[derive(Clone, Debug)]
+pub struct Projected {
+    /// Un-rotated queries [T, H, D].
+    pub q: Tensor,
+    /// Un-rotated keys [T, G, D].
+    pub k: Tensor,
+    /// Values [T, G, D].
+    pub v: Tensor,
+    /// The layer's normalised input [T, C], kept only for gates that read it.
+    pub hidden: Option<Tensor>,
+}
+
+impl Projected {
+    /// Split rows of a fused projection [T, (H + 2 G) D] into q, k, v.
+    pub fn split(qkv: View, n: Heads, hidden: Option<Tensor>) -> Result<Projected> {
+        let (h, g, d) = (n.heads, n.kv_heads, n.head_dim);
+        let [t, _] = qkv.dims("projected", "qkv")?;
+        let width = (h + 2 * g) * d;
+        let x = qkv.expect_f32("projected", "qkv", &[t, width])?;
+        let cut = |from: usize, heads: usize| {
+            let mut out = Vec::with_capacity(t * heads * d);
+            for row in x.chunks_exact(width) {
+                out.extend_from_slice(&row[from * d..(from + heads) * d]);
+            }
+            Tensor::from_f32([t, heads, d], out)
+        };
+        Ok(Projected { q: cut(0, h), k: cut(h, g), v: cut(h + g, g), hidden })
+    }
+
+    /// New tokens.
+    pub fn len(&self) -> usize {
+        self.q.dims()[0]
+    }
+
+    /// No tokens.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A rotated copy of x [T, heads, D] at positions `first..first + T`.
+pub fn rotated(x: &Tensor, first: usize, table: &Table) -> Result<Tensor> {
+    let mut y = x.clone();
+    turn(&mut y, first, table, false)?;
+    Ok(y)
+}
+
+/// Rotate (or un-rotate) x [T, heads, D] in place at positions `first..first + T`.
+pub fn turn(x: &mut Tensor, first: usize, table: &Table, inverse: bool) -> Result<()> {
+    let t = x.dims()[0];
+    let positions = Tensor::from_u32([t], (first as u32..(first + t) as u32).collect());
+    rope::forward(x.view_mut(), positions.view(), table, inverse)
+}

@@ -1,0 +1,175 @@
+//! The trainable parameters of one DSLA layer.
+
+use crate::{FeatureMap, Form, Gamma, Gate, GateInput, Heads};
+use dsla_kernels::{Tensor, View};
+
+/// Parameters of one DSLA layer, all f32 (masters); the same struct holds their gradients.
+#[derive(Clone, Debug)]
+pub struct DslaParams {
+    /// Feature map of the queries [H, D, D]; absent without a feature map.
+    pub map_q: Option<Tensor>,
+    /// Feature map of the keys [G, D, D].
+    pub map_k: Option<Tensor>,
+    /// Gate weights [2, G, E, K]: state 0 is history, state 1 recency.
+    pub gate_w: Tensor,
+    /// Gate biases [2, G, E].
+    pub gate_b: Tensor,
+    /// Logits of the two states' weights [2, H], or [2, 1] for the whole layer.
+    pub gamma: Tensor,
+    /// Log weight of the states against the window [H]; absent without a window.
+    pub mix: Option<Tensor>,
+    /// How much the states' weight follows the window's peak [H].
+    pub slope: Option<Tensor>,
+}
+
+/// Half-lives in tokens at the start: history keeps, recency forgets. With a window, recency starts at a few windows:
+/// inside it the exact part already knows better.
+pub fn half_lives(form: &Form) -> [f64; 2] {
+    [4096.0, if form.window > 0 { 4.0 * form.window as f64 } else { 32.0 }]
+}
+
+/// The gate logit of a half-life: sigmoid(logit)^(1 / scale) = 2^(-1 / h).
+pub fn logit_of_half_life(h: f64, scale: f64) -> f64 {
+    let log_d = -std::f64::consts::LN_2 / h * scale;
+    -((-log_d).exp_m1()).ln()
+}
+
+impl DslaParams {
+    /// Shapes by name, in a fixed order, for a form and heads; `hidden` is the model's width.
+    pub fn shapes(form: &Form, n: Heads, hidden: usize) -> Vec<(&'static str, Vec<usize>)> {
+        let e = match form.gate {
+            Gate::Scalar => 1,
+            Gate::Vector => form.features(n.head_dim),
+        };
+        let k = match form.gate_input {
+            GateInput::Hidden => hidden,
+            GateInput::Kv => 2 * n.head_dim,
+        };
+        let (h, g, d) = (n.heads, n.kv_heads, n.head_dim);
+        let mut shapes = vec![];
+        if form.feature_map == FeatureMap::SoftmaxPm {
+            shapes.push(("map_q", vec![h, d, d]));
+            shapes.push(("map_k", vec![g, d, d]));
+        }
+        shapes.push(("gate_w", vec![2, g, e, k]));
+        shapes.push(("gate_b", vec![2, g, e]));
+        shapes.push(("gamma", vec![2, if form.gamma == Gamma::Head { h } else { 1 }]));
+        if form.window > 0 {
+            shapes.push(("mix", vec![h]));
+        }
+        if form.peak_slope {
+            shapes.push(("slope", vec![h]));
+        }
+        shapes
+    }
+
+    /// The start: identity maps, gates by half-life alone, equal weights.
+    pub fn init(form: &Form, n: Heads, hidden: usize) -> DslaParams {
+        DslaParams::build(form, n, hidden, |name, shape| {
+            let len: usize = shape.iter().product();
+            let data = match name {
+                "map_q" | "map_k" => {
+                    let d = n.head_dim;
+                    (0..len).map(|i| if i % (d * d) / d == i % d { 1.0 } else { 0.0 }).collect()
+                }
+                "gate_b" => {
+                    let bias = half_lives(form).map(|h| logit_of_half_life(h, form.gate_scale as f64) as f32);
+                    (0..len).map(|i| bias[i / (len / 2)]).collect()
+                }
+                _ => vec![0.0; len],
+            };
+            Ok::<_, std::convert::Infallible>(Tensor::from_f32(&shape[..], data))
+        })
+        .unwrap_or_else(|e| match e {})
+    }
+
+    /// Build from a function name, shape -> tensor (f32, of that shape).
+    pub fn build<E>(
+        form: &Form,
+        n: Heads,
+        hidden: usize,
+        mut make: impl FnMut(&'static str, &[usize]) -> Result<Tensor, E>,
+    ) -> Result<DslaParams, E> {
+        let shapes = DslaParams::shapes(form, n, hidden);
+        let mut get = |name: &str| match shapes.iter().find(|(n, _)| *n == name) {
+            Some((name, shape)) => make(name, shape).map(Some),
+            None => Ok(None),
+        };
+        let always = "every form has gates and gamma";
+        Ok(DslaParams {
+            map_q: get("map_q")?,
+            map_k: get("map_k")?,
+            gate_w: get("gate_w")?.expect(always),
+            gate_b: get("gate_b")?.expect(always),
+            gamma: get("gamma")?.expect(always),
+            mix: get("mix")?,
+            slope: get("slope")?,
+        })
+    }
+
+    /// All zero, of the same shapes: fresh gradients or optimizer moments.
+    pub fn zeros_like(&self) -> DslaParams {
+        let mut zeros = self.clone();
+        for (_, t) in zeros.tensors_mut() {
+            t.f32_mut().fill(0.0);
+        }
+        zeros
+    }
+
+    /// Every tensor with its name, in the order of [`DslaParams::shapes`].
+    pub fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
+        let mut all = vec![];
+        all.extend(self.map_q.as_ref().map(|t| ("map_q", t)));
+        all.extend(self.map_k.as_ref().map(|t| ("map_k", t)));
+        all.extend([("gate_w", &self.gate_w), ("gate_b", &self.gate_b), ("gamma", &self.gamma)]);
+        all.extend(self.mix.as_ref().map(|t| ("mix", t)));
+        all.extend(self.slope.as_ref().map(|t| ("slope", t)));
+        all
+    }
+
+    /// Every tensor with its name, mutable, in the same order.
+    pub fn tensors_mut(&mut self) -> Vec<(&'static str, &mut Tensor)> {
+        let mut all = vec![];
+        all.extend(self.map_q.as_mut().map(|t| ("map_q", t)));
+        all.extend(self.map_k.as_mut().map(|t| ("map_k", t)));
+        all.extend([("gate_w", &mut self.gate_w), ("gate_b", &mut self.gate_b), ("gamma", &mut self.gamma)]);
+        all.extend(self.mix.as_mut().map(|t| ("mix", t)));
+        all.extend(self.slope.as_mut().map(|t| ("slope", t)));
+        all
+    }
+
+    /// Number of parameters.
+    pub fn count(&self) -> usize {
+        self.tensors().iter().map(|(_, t)| t.len()).sum()
+    }
+
+    /// The two states' weights per query head [2, H]: softmax over the two.
+    pub fn gamma_weights(&self, heads: usize) -> Tensor {
+        let g = self.gamma.f32();
+        let cols = g.len() / 2;
+        let mut w = vec![0.0; 2 * heads];
+        for h in 0..heads {
+            let c = if cols == 1 { 0 } else { h };
+            let first = 1.0 / (1.0 + (g[cols + c] - g[c]).exp());
+            (w[h], w[heads + h]) = (first, 1.0 - first);
+        }
+        Tensor::from_f32([2, heads], w)
+    }
+
+    /// Gradient of the logits from that of the weights [2, H]: added to `self.gamma`.
+    pub(crate) fn add_gamma_gradient(&mut self, weights: View, d_weights: &[f32]) {
+        let heads = d_weights.len() / 2;
+        let w = match weights.slice() {
+            dsla_kernels::Slice::F32(w) => w,
+            _ => return,
+        };
+        let g = self.gamma.f32_mut();
+        let cols = g.len() / 2;
+        for h in 0..heads {
+            let c = if cols == 1 { 0 } else { h };
+            let d = w[h] * w[heads + h] * (d_weights[h] - d_weights[heads + h]);
+            g[c] += d;
+            g[cols + c] -= d;
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The hybrid Llama: one set of base weights; every sequence says, layer by layer, which attention it runs.
+
+use crate::adapter::Adapter;
+use crate::sequence::{LayerState, Plan, Sequence};
+use crate::weights::ModelFiles;
+use crate::{ChatTemplate, Config, Error, Result, Tokenizer, Weights};
+use dsla_core::attention::softmax_attention;
+use dsla_core::kernels::ops::{embedding, rope::Table};
+use dsla_core::{DType, Device, Heads, Linear, Mlp, Projected, RmsNorm, Tensor};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A loaded model, with an adapter or without. Cloning shares all weights.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub(crate) base: Arc<Base>,
+    adapter: Option<Arc<Adapter>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Base {
+    config: Config,
+    weights: Weights,
+    tokenizer: Option<Tokenizer>,
+    chat_template: Option<ChatTemplate>,
+    dtype: DType,
+    embedding: Option<Tensor>,
+    pub(crate) layers: Vec<Layer>,
+    norm: RmsNorm,
+    head: Linear,
+    table: Table,
+}
+
+/// One transformer layer: projections and MLP, the mixer between them chosen per sequence.
+#[derive(Debug)]
+pub struct Layer {
+    /// Before attention.
+    pub attn_norm: RmsNorm,
+    /// q, k, v as one product [(H + 2 G) D, C].
+    pub qkv: Linear,
+    /// Heads back to the residual stream [C, H D].
+    pub o: Linear,
+    /// Before the MLP.
+    pub mlp_norm: RmsNorm,
+    /// Gate, up, down.
+    pub mlp: Mlp,
+}
+
+/// Which logits a step wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// None: a chunk of a prompt that goes on.
+    None,
+    /// Of the last token.
+    Last,
+    /// Of every token.
+    All,
+}
+
+/// New tokens for one sequence.
+pub struct Step<'a> {
+    /// The sequence, which takes them in.
+    pub seq: &'a mut Sequence,
+    /// At least one token.
+    pub tokens: &'a [u32],
+    /// Which rows of logits come back.
+    pub logits: Want,
+}
+
+impl Model {
+    /// Load from an HF directory or a `.gguf` file. dtype: f32, or bf16 (weights and KV cache; sums stay f32).
+    pub fn load(path: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Model> {
+        match device {
+            Device::Cpu => {}
+            other => {
+                let got = format!("{other:?}");
+                return Err(Error::Argument { op: "load", arg: "device", got, want: "cpu".into() });
+            }
+        }
+        if dtype == DType::U32 {
+            return Err(Error::Argument { op: "load", arg: "dtype", got: "u32".into(), want: "f32 or bf16".into() });
+        }
+        let ModelFiles { config, weights, tokenizer, chat_template } = ModelFiles::open(path.as_ref())?;
+        weights.check(&expected(&config))?;
+        let read = |name: &str| Ok::<_, Error>(weights.read(name)?.to_dtype(dtype));
+        let bias = |name: String, on: bool| -> Result<Option<Tensor>> {
+            if on { Ok(Some(weights.read(&name)?.to_dtype(DType::F32))) } else { Ok(None) }
+        };
+        let mut layers = Vec::with_capacity(config.num_layers);
+        for l in 0..config.num_layers {
+            let name = |part: &str| format!("model.layers.{l}.{part}");
+            let fused = |parts: &[&str]| -> Result<Tensor> {
+                let mut all = read(&name(&format!("{}.weight", parts[0])))?;
+                for part in &parts[1..] {
+                    all.extend(read(&name(&format!("{part}.weight")))?.view());
+                }
+                Ok(all)
+            };
+            let fused_bias = |parts: &[&str], on: bool| -> Result<Option<Tensor>> {
+                let mut all: Option<Tensor> = None;
+                for part in parts {
+                    if let Some(b) = bias(name(&format!("{part}.bias")), on)? {
+                        match &mut all {
+                            Some(a) => a.extend(b.view()),
+                            None => all = Some(b),
+                        }
+                    }
+                }
+                Ok(all)
+            };
+            let linear = |parts: &[&str], on: bool| -> Result<Linear> {
+                Ok(Linear::new(&fused(parts)?, fused_bias(parts, on)?)?)
+            };
+            let norm = |part: &str| Ok::<_, Error>(RmsNorm::new(weights.read(&name(part))?, config.rms_eps));
+            let (ab, mb) = (config.attention_bias, config.mlp_bias);
+            layers.push(Layer {
+                attn_norm: norm("input_layernorm.weight")?,
+                qkv: linear(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ab)?,
+                o: linear(&["self_attn.o_proj"], ab)?,
+                mlp_norm: norm("post_attention_layernorm.weight")?,
+                mlp: Mlp { gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"], mb)?, down: linear(&["mlp.down_proj"], mb)? },
+            });
+        }
+        let embedding = read("model.embed_tokens.weight")?;
+        let head = if config.tie_embeddings { Linear::new(&embedding, None)? } else { Linear::new(&read("lm_head.weight")?, None)? };
+        let norm = RmsNorm::new(weights.read("model.norm.weight")?, config.rms_eps);
+        let table = Table::new(&config.rope.inv_freq(config.head_dim), config.max_position, 1.0);
+        // A tied table is read out of the packed output layer: no second copy.
+        let embedding = (!config.tie_embeddings).then_some(embedding);
+        let base = Base { config, weights, tokenizer, chat_template, dtype, embedding, layers, norm, head, table };
+        Ok(Model { base: Arc::new(base), adapter: None })
+    }
+
+    /// The same weights with the adapter in `dir`. Errors when it was made for other weights.
+    pub fn with_adapter(self, dir: impl AsRef<Path>) -> Result<Model> {
+        let adapter = Adapter::open(dir.as_ref(), &self)?;
+        self.with_adapter_value(adapter)
+    }
+
+    /// The same weights with this adapter.
+    pub fn with_adapter_value(mut self, adapter: Adapter) -> Result<Model> {
+        adapter.check(&self)?;
+        self.adapter = Some(Arc::new(adapter));
+        Ok(self)
+    }
+
+    /// The same model with room for `positions` positions (the trained context is `config().max_position`): quality
+    /// beyond it is the model's own affair.
+    pub fn with_positions(mut self, positions: usize) -> Result<Model> {
+        let table = Table::new(&self.base.config.rope.inv_freq(self.base.config.head_dim), positions, 1.0);
+        let base = Arc::get_mut(&mut self.base).ok_or_else(|| Error::Argument {
+            op: "with_positions",
+            arg: "model",
+            got: "a shared model".into(),
+            want: "one that was not cloned yet".into(),
+        })?;
+        base.table = table;
+        Ok(self)
+    }
+
+    /// Shape of the model.
+    pub fn config(&self) -> &Config {
+        &self.base.config
+    }
+
+    /// Its tensors on disk.
+    pub fn weights(&self) -> &Weights {
+        &self.base.weights
+    }
+
+    /// Model dtype.
+    pub fn dtype(&self) -> DType {
+        self.base.dtype
+    }
+
+    /// Rotary tables.
+    pub fn table(&self) -> &Table {
+        &self.base.table
+    }
+
+    /// The layers.
+    pub fn layers(&self) -> &[Layer] {
+        &self.base.layers
+    }
+
+    /// Head counts and size.
+    pub fn heads(&self) -> Heads {
+        let c = self.config();
+        Heads { heads: c.num_heads, kv_heads: c.num_kv_heads, head_dim: c.head_dim }
+    }
+
+    /// The tokenizer, or an error that says the model has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.base.tokenizer.as_ref().ok_or_else(|| self.lacks("tokenizer", "tokenizer.json or tokenizer.ggml.* metadata"))
+    }
+
+    /// The chat template, or an error that says the model has none.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        self.base.chat_template.as_ref().ok_or_else(|| self.lacks("chat template", "a chat_template in its files"))
+    }
+
+    fn lacks(&self, at: &str, want: &str) -> Error {
+        Error::file(self.base.weights.path(), at, "nothing", want)
+    }
+
+    /// The adapter, if any.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_deref()
+    }
+
+    /// Bytes of packed weights.
+    pub fn bytes(&self) -> usize {
+        let b = &self.base;
+        let layers: usize = b.layers.iter().map(Layer::bytes).sum();
+        layers + b.head.bytes() + b.norm.bytes() + b.embedding.as_ref().map_or(0, Tensor::bytes)
+    }
+
+    /// The plan that converts the first `converted` layers of the adapter's order (none without an adapter).
+    pub fn plan(&self, converted: usize) -> Plan {
+        let mut plan = Plan::teacher(self.config().num_layers);
+        if let Some(a) = &self.adapter {
+            a.order.iter().take(converted).for_each(|&l| plan.set(l, true));
+        }
+        plan
+    }
+
+    /// An empty sequence whose layers run as `plan` says.
+    pub fn new_sequence(&self, plan: &Plan) -> Result<Sequence> {
+        let layers = (0..self.config().num_layers)
+            .map(|l| match plan.is_converted(l) {
+                true => Ok(LayerState::Dsla(self.dsla(l)?.state(self.dtype()))),
+                false => Ok(LayerState::Softmax(dsla_core::KvCache::new(self.heads(), self.dtype()))),
+            })
+            .collect::<Result<_>>()?;
+        Ok(Sequence { layers, len: 0 })
+    }
+
+    pub(crate) fn dsla(&self, layer: usize) -> Result<&dsla_core::attention::DslaAttention> {
+        self.adapter.as_ref().and_then(|a| a.layers.get(layer)?.as_ref()).ok_or_else(|| Error::Argument {
+            op: "plan",
+            arg: "layer",
+            got: format!("layer {layer} converted"),
+            want: "an adapter that has this layer".into(),
+        })
+    }
+
+    /// Token embeddings [T, C] f32.
+    pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        let (c, vocab) = (self.config().hidden_size, self.config().vocab_size);
+        if let Some((i, id)) = tokens.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
+            let got = format!("id {id} at {i}");
+            return Err(Error::Argument { op: "forward", arg: "tokens", got, want: format!("ids below {vocab}") });
+        }
+        let mut x = Tensor::empty([tokens.len(), c], DType::F32);
+        match &self.base.embedding {
+            Some(table) => {
+                let ids = Tensor::from_u32([tokens.len()], tokens.to_vec());
+                embedding::forward(table.view(), ids.view(), x.view_mut())?;
+            }
+            None => {
+                for (row, &id) in x.f32_mut().chunks_exact_mut(c).zip(tokens) {
+                    self.base.head.weight().row(id as usize, row);
+                }
+            }
+        }
+        Ok(x)
+    }
+
+    /// Logits [T, V] f32 of final hidden rows [T, C] (before the final norm).
+    pub fn logits(&self, hidden: dsla_core::View) -> Result<Tensor> {
+        Ok(self.base.head.forward(self.base.norm.forward(hidden)?.view())?)
+    }
+
+    /// Run the steps' tokens through all layers; the sequences take them in. Returns the logits asked for, in step
+    /// order: [rows, V] f32.
+    ///
+    /// Errors (an unknown id, a full context, no tokens) come before anything is changed.
+    pub fn forward(&self, steps: &mut [Step]) -> Result<Tensor> {
+        let x = self.hidden(steps)?;
+        let (mut rows, mut at) = (vec![], 0);
+        for s in steps.iter() {
+            let n = s.tokens.len();
+            match s.logits {
+                Want::None => {}
+                Want::Last => rows.push((at + n - 1, at + n)),
+                Want::All => rows.push((at, at + n)),
+            }
+            at += n;
+        }
+        let mut picked = Tensor::zeros([0, self.config().hidden_size], DType::F32);
+        for (a, b) in rows {
+            picked.extend(x.rows(a, b));
+        }
+        self.logits(picked.view())
+    }
+
+    /// [`Model::forward`] up to the last layer's output [T, C], for all tokens of all steps.
+    pub fn hidden(&self, steps: &mut [Step]) -> Result<Tensor> {
+        let mut tokens = vec![];
+        for s in steps.iter() {
+            let (end, room) = (s.seq.len + s.tokens.len(), self.base.table.positions());
+            if s.tokens.is_empty() || end > room {
+                let got = format!("{} tokens after {}", s.tokens.len(), s.seq.len);
+                return Err(Error::Argument { op: "forward", arg: "tokens", got, want: format!("1 to {room} in all") });
+            }
+            tokens.extend_from_slice(s.tokens);
+        }
+        let mut x = self.embed(&tokens)?;
+        let (heads, width) = (self.heads(), self.config().num_heads * self.config().head_dim);
+        for (l, layer) in self.base.layers.iter().enumerate() {
+            let h = layer.attn_norm.forward(x.view())?;
+            let qkv = layer.qkv.forward(h.view())?;
+            let mut mixed = Tensor::zeros([0, width], DType::F32);
+            let mut at = 0;
+            for s in steps.iter_mut() {
+                let n = s.tokens.len();
+                let out = match &mut s.seq.layers[l] {
+                    LayerState::Softmax(cache) => {
+                        let p = Projected::split(qkv.rows(at, at + n), heads, None)?;
+                        softmax_attention(&p, &self.base.table, cache)?
+                    }
+                    LayerState::Dsla(state) => {
+                        let dsla = self.dsla(l)?;
+                        let hidden = (!dsla.form.foldable()).then(|| {
+                            let c = h.dims()[1];
+                            Tensor::from_f32([n, c], h.f32()[at * c..(at + n) * c].to_vec())
+                        });
+                        let p = Projected::split(qkv.rows(at, at + n), heads, hidden)?;
+                        dsla.forward(&p, &self.base.table, state)?
+                    }
+                };
+                mixed.extend(out.view());
+                at += n;
+            }
+            layer.o.forward_into(mixed.view(), dsla_core::kernels::ops::linear::Into::Add, x.view_mut())?;
+            let h = layer.mlp_norm.forward(x.view())?;
+            layer.mlp.add_to(h.view(), x.view_mut())?;
+        }
+        for s in steps {
+            s.seq.len += s.tokens.len();
+        }
+        Ok(x)
+    }
+
+    /// Convert one layer of a running sequence: its KV cache becomes the two states, exactly what they would hold had
+    /// the layer run as DSLA from the first token on the same inputs; the cache is freed. Already converted: nothing.
+    pub fn fold(&self, seq: &mut Sequence, layer: usize) -> Result<()> {
+        if let Some(LayerState::Softmax(cache)) = seq.layers.get(layer) {
+            let state = self.dsla(layer)?.fold(cache, &self.base.table, self.dtype())?;
+            seq.layers[layer] = LayerState::Dsla(state);
+        }
+        Ok(())
+    }
+}
+
+impl Layer {
+    /// Bytes of packed weights.
+    pub fn bytes(&self) -> usize {
+        self.attn_norm.bytes() + self.qkv.bytes() + self.o.bytes() + self.mlp_norm.bytes() + self.mlp.bytes()
+    }
+}
+
+/// Names and shapes of all tensors of a model.
+pub(crate) fn expected(c: &Config) -> Vec<(String, Vec<usize>)> {
+    let (hidden, mlp) = (c.hidden_size, c.intermediate_size);
+    let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
+    let mut all = vec![("model.embed_tokens.weight".into(), vec![c.vocab_size, hidden]), ("model.norm.weight".into(), vec![hidden])];
+    if !c.tie_embeddings {
+        all.push(("lm_head.weight".into(), vec![c.vocab_size, hidden]));
+    }
+    for l in 0..c.num_layers {
+        let mut linear = |part: &str, n: usize, k: usize, bias: bool| {
+            all.push((format!("model.layers.{l}.{part}.weight"), vec![n, k]));
+            if bias {
+                all.push((format!("model.layers.{l}.{part}.bias"), vec![n]));
+            }
+        };
+        linear("self_attn.q_proj", q, hidden, c.attention_bias);
+        linear("self_attn.k_proj", kv, hidden, c.attention_bias);
+        linear("self_attn.v_proj", kv, hidden, c.attention_bias);
+        linear("self_attn.o_proj", hidden, q, c.attention_bias);
+        linear("mlp.gate_proj", mlp, hidden, c.mlp_bias);
+        linear("mlp.up_proj", mlp, hidden, c.mlp_bias);
+        linear("mlp.down_proj", hidden, mlp, c.mlp_bias);
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            all.push((format!("model.layers.{l}.{norm}.weight"), vec![hidden]));
+        }
+    }
+    all
+}

@@ -1,0 +1,93 @@
+//! What one sequence keeps of its past, layer by layer, and the plan that says how.
+
+use dsla_core::{DslaState, KvCache};
+
+/// Which layers of a sequence run as DSLA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    converted: Vec<bool>,
+}
+
+impl Plan {
+    /// No layer converted: the exact teacher.
+    pub fn teacher(layers: usize) -> Plan {
+        Plan { converted: vec![false; layers] }
+    }
+
+    /// Just these layers; those beyond the model are ignored by nobody: they are an error when the plan is used.
+    pub fn of_layers(layers: usize, converted: &[usize]) -> Plan {
+        let mut plan = Plan::teacher(layers.max(converted.iter().max().map_or(0, |m| m + 1)));
+        converted.iter().for_each(|&l| plan.set(l, true));
+        plan
+    }
+
+    /// Convert a layer, or not.
+    pub fn set(&mut self, layer: usize, converted: bool) {
+        if let Some(c) = self.converted.get_mut(layer) {
+            *c = converted;
+        }
+    }
+
+    /// Whether a layer runs as DSLA.
+    pub fn is_converted(&self, layer: usize) -> bool {
+        self.converted.get(layer).copied().unwrap_or(false)
+    }
+
+    /// Number of converted layers.
+    pub fn count(&self) -> usize {
+        self.converted.iter().filter(|c| **c).count()
+    }
+
+    /// Share of layers converted.
+    pub fn rate(&self) -> f64 {
+        self.count() as f64 / self.converted.len().max(1) as f64
+    }
+}
+
+/// One layer's memory of a sequence.
+#[derive(Clone, Debug)]
+pub(crate) enum LayerState {
+    /// Grows with the sequence.
+    Softmax(KvCache),
+    /// Fixed size.
+    Dsla(DslaState),
+}
+
+/// One sequence: its memory in every layer.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    pub(crate) layers: Vec<LayerState>,
+    pub(crate) len: usize,
+}
+
+impl Sequence {
+    /// Tokens taken in.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing taken in yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of KV cache.
+    pub fn kv_bytes(&self) -> usize {
+        self.layers.iter().map(|l| if let LayerState::Softmax(c) = l { c.bytes() } else { 0 }).sum()
+    }
+
+    /// Bytes of DSLA states, rings included.
+    pub fn state_bytes(&self) -> usize {
+        self.layers.iter().map(|l| if let LayerState::Dsla(s) = l { s.bytes() } else { 0 }).sum()
+    }
+
+    /// Number of converted layers.
+    pub fn converted(&self) -> usize {
+        self.layers.iter().filter(|l| matches!(l, LayerState::Dsla(_))).count()
+    }
+
+    /// Whether a layer runs as DSLA.
+    pub fn is_converted(&self, layer: usize) -> bool {
+        matches!(self.layers.get(layer), Some(LayerState::Dsla(_)))
+    }
+}

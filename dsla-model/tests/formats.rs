@@ -1,0 +1,9 @@
+//! Configurations and weights files: good ones give the right numbers, bad ones one line of error, none a panic.
+
+#[path = "formats/config.rs"]
+mod config;
+#[path = "formats/gguf.rs"]
+mod gguf;
+#[path = "formats/safetensors.rs"]
+mod safetensors;
+mod support;

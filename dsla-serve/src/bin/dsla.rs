@@ -1,2 +1,0 @@
-//! The `dsla` command line.
-fn main() {}

@@ -1,0 +1,49 @@
+//! The `dsla` command line.
+
+mod args;
+mod eval;
+mod generate;
+mod info;
+mod layer;
+mod out;
+
+use clap::{Parser, Subcommand};
+
+/// Converts a pretrained Llama's attention layers into dual-state linear attention, and serves the hybrid.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Download a known model into the cache and print its path.
+    Fetch(info::Fetch),
+    /// Show a model's configuration, bytes by part, and an adapter's order and quality.
+    Info(info::Info),
+    /// One completion.
+    Generate(generate::Generate),
+    /// Measure quality.
+    #[command(subcommand)]
+    Eval(eval::Eval),
+    /// Run one paper-form layer on tensors from a file.
+    Layer(layer::Layer),
+}
+
+fn main() {
+    let result = match Cli::parse().command {
+        Command::Fetch(c) => c.run(),
+        Command::Info(c) => c.run(),
+        Command::Generate(c) => c.run(),
+        Command::Eval(c) => c.run(),
+        Command::Layer(c) => c.run(),
+    };
+    if let Err(e) = result {
+        // One line: causes follow the context, joined.
+        let line = format!("{e:#}").replace(['\n', '\r'], " ");
+        eprintln!("error: {line}");
+        std::process::exit(1);
+    }
+}

@@ -1,0 +1,40 @@
+//! Bytes a sequence holds, as a function of its length and its converted layers.
+
+use dsla_model::Model;
+
+/// Sizes of keys, values and states.
+#[derive(Clone, Debug)]
+pub(crate) struct Footprint {
+    layers: usize,
+    /// Bytes of one token's key and value in one softmax layer.
+    token: usize,
+    /// `states[k]`: bytes of all states with k layers converted, window rings full.
+    states: Vec<usize>,
+}
+
+impl Footprint {
+    pub fn new(layers: usize, token: usize, states: Vec<usize>) -> Footprint {
+        Footprint { layers, token, states }
+    }
+
+    pub fn of(model: &Model) -> Footprint {
+        let (config, dtype) = (model.config(), model.dtype());
+        let token = 2 * config.num_kv_heads * config.head_dim * dtype.size();
+        let mut states = vec![0];
+        if let Some(adapter) = model.adapter() {
+            let mut sum = 0;
+            for layer in adapter.order.iter().map(|&l| adapter.layers.get(l).and_then(Option::as_ref)) {
+                sum += layer.map_or(0, |l| l.state_bytes(dtype));
+                states.push(sum);
+            }
+        }
+        Footprint::new(config.num_layers, token, states)
+    }
+
+    /// Bytes at `tokens` tokens with `converted` layers converted. Saturates.
+    pub fn peak(&self, tokens: usize, converted: usize) -> usize {
+        let softmax = self.layers.saturating_sub(converted);
+        let states = self.states.get(converted).or(self.states.last()).copied().unwrap_or(0);
+        self.token.saturating_mul(softmax).saturating_mul(tokens).saturating_add(states)
+    }
+}

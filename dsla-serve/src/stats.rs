@@ -1,0 +1,83 @@
+//! What the engine is doing: snapshots and reports per step, for metrics and plots.
+
+use std::time::Duration;
+
+/// A snapshot of an engine, as of its last step or wake-up. Counters run from the engine's start.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Time since the engine started.
+    pub at: Duration,
+    /// Requests that wait.
+    pub queued: usize,
+    /// Sequences running.
+    pub running: usize,
+    /// Bytes of their keys and values.
+    pub kv_bytes: usize,
+    /// Bytes of their states, window rings included.
+    pub state_bytes: usize,
+    /// Bytes they would hold at their last token; what admission counts.
+    pub reserved_bytes: usize,
+    /// Bytes that keys, values and states may take.
+    pub kv_budget: Option<usize>,
+    /// Layers of the model.
+    pub layers: usize,
+    /// Layers that a new sequence starts converted.
+    pub converted_target: usize,
+    /// The most layers that policy and quality guard allow.
+    pub converted_max: usize,
+    /// Steps run.
+    pub steps: u64,
+    /// Layers of running sequences folded from keys and values into states.
+    pub folds: u64,
+    /// Prompt tokens fed.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Requests that ended by themselves.
+    pub finished: u64,
+    /// Requests that were cancelled.
+    pub cancelled: u64,
+    /// Requests that ended with an error.
+    pub failed: u64,
+    /// The running sequences, in order of arrival.
+    pub sequences: Vec<SequenceStats>,
+}
+
+/// One running sequence.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct SequenceStats {
+    /// The request's number, see [`crate::Generation::id`].
+    pub id: u64,
+    /// Tokens of its prompt.
+    pub prompt_tokens: usize,
+    /// Those that were fed.
+    pub prompt_fed: usize,
+    /// Tokens generated.
+    pub generated: usize,
+    /// Layers converted.
+    pub converted: usize,
+    /// Bytes of keys and values.
+    pub kv_bytes: usize,
+    /// Bytes of states.
+    pub state_bytes: usize,
+}
+
+/// One step of the engine.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// Time since the engine started, at the step's end.
+    pub at: Duration,
+    /// Time the step took, folds included.
+    pub took: Duration,
+    /// Prompt tokens fed in this step.
+    pub prompt_tokens: usize,
+    /// Tokens generated in this step.
+    pub generated_tokens: usize,
+    /// Layers folded before it.
+    pub folds: usize,
+    /// The engine after it.
+    pub stats: Stats,
+}
