@@ -72,6 +72,9 @@ pub struct Form {
     pub rope: bool,
     /// Exact softmax over the last `window` tokens, states for everything older; 0 = off.
     pub window: usize,
+    /// Exact softmax also over the first `sinks` tokens of the sequence, which never enter the states.
+    #[serde(default)]
+    pub sinks: usize,
     /// Weights of the two states.
     pub gamma: Gamma,
     /// Let the states' weight follow the window's peak (a learned slope per head, 0 at the start).
@@ -90,6 +93,7 @@ impl Form {
             normalizer: Normalizer::Sum,
             rope: true,
             window: 64,
+            sinks: 4,
             gamma: Gamma::Head,
             peak_slope: true,
         }
@@ -105,6 +109,7 @@ impl Form {
             normalizer: Normalizer::None,
             rope: false,
             window: 0,
+            sinks: 0,
             gamma: Gamma::Layer,
             peak_slope: false,
         }
@@ -123,6 +128,9 @@ impl Form {
         }
         if self.window > 4096 {
             return Err(format!("window: got {}, want at most 4096", self.window));
+        }
+        if self.sinks > 0 && self.window == 0 || self.sinks > 256 {
+            return Err(format!("sinks: got {}, want at most 256, and 0 without a window", self.sinks));
         }
         if self.normalizer == Normalizer::Sum && self.feature_map == FeatureMap::None {
             return Err("normalizer: got sum, want none or rms without a positive feature map".into());

@@ -13,4 +13,4 @@ pub use dsla_kernels::{self as kernels, DType, Device, Error, Result, Shape, Ten
 pub use form::{FeatureMap, Form, Gamma, Gate, GateInput, Normalizer};
 pub use linear::{Linear, RmsNorm};
 pub use mlp::Mlp;
-pub use params::DslaParams;
+pub use params::{DslaParams, half_lives, logit_of_half_life};

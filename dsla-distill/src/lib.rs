@@ -1,1 +1,27 @@
-//! Distils softmax attention layers into dual-state linear attention.
+//! Distils a pretrained Llama's softmax attention layers into dual-state linear attention, stage by stage:
+//! calibrate (closed form), align (every layer against the teacher's own inputs), rank (which layer goes first).
+//!
+//! Progress comes out as [`Event`]s; nothing here prints. Every step is a function of the configuration and its
+//! number, so that a run continued from a checkpoint gives the same bits as one that was never interrupted.
+#![warn(missing_docs)]
+
+mod align;
+mod calibrate;
+mod checkpoint;
+mod config;
+mod data;
+mod error;
+mod optimizer;
+mod probe;
+mod rank;
+mod schedule;
+mod sensitivity;
+mod trainer;
+
+pub use config::{Config, Stage};
+pub use data::Corpus;
+pub use error::{Error, Result};
+pub use probe::LayerProbe;
+pub use schedule::cosine;
+pub use sensitivity::{Metric, Sensitivity, sensitivity};
+pub use trainer::{Event, distill};

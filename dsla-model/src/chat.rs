@@ -1,6 +1,8 @@
 //! Chat templates as HF models carry them: Jinja, with the additions of transformers' `chat_template_utils.py`.
 
+mod guard;
 mod python;
+mod source;
 
 use crate::weights::read_text_if_there;
 use crate::{Error, Result};
@@ -14,7 +16,7 @@ const MAX_BYTES: u64 = 1 << 24;
 
 /// Work one rendering may do: a template comes from the same stranger as the weights. A message takes some 50 units and
 /// one per 64 bytes, so this is far above any conversation that fits a context, and below a second.
-const FUEL: u64 = 4_000_000;
+const FUEL: u64 = 1_000_000;
 
 const CHAT: &str = "chat";
 const TOOL_USE: &str = "tool_use";
@@ -46,7 +48,7 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     /// Compiles a template. `bos` and `eos` are what it sees as `bos_token` and `eos_token`.
     ///
-    /// Errors: a syntax error, with its line.
+    /// Errors: a syntax error, with its line; more than 64 KiB.
     pub fn new(source: &str, bos: Option<String>, eos: Option<String>) -> Result<ChatTemplate> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?;
@@ -57,11 +59,25 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", python::tojson);
         environment.add_function("strftime_now", python::strftime_now);
-        environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_template_owned(CHAT, without_generation_tags(source)).map_err(wrong)?;
-        Ok(ChatTemplate { environment, bos, eos })
+        environment.add_function(
+            "raise_exception",
+            |message: String| -> std::result::Result<Value, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+            },
+        );
+        environment.add_filter(guard::STORED, guard::stored);
+        let mut template = ChatTemplate { environment, bos, eos };
+        template.add(CHAT, source)?;
+        Ok(template)
+    }
+
+    fn add(&mut self, name: &'static str, source: &str) -> Result<()> {
+        if source.len() > guard::MAX_SOURCE {
+            let message = format!("got {} bytes, want at most {}", source.len(), guard::MAX_SOURCE);
+            return Err(Error::Template { message });
+        }
+        let source = source::prepare(source);
+        guard::on_large_stack(|| self.environment.add_template_owned(name, source)).map_err(wrong)
     }
 
     /// The template of an HF directory: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a string,
@@ -84,12 +100,16 @@ impl ChatTemplate {
             Some(Templates::Named(list)) => {
                 let find = |name: &str| list.iter().find(|t| t.name == name).map(|t| t.template.as_str());
                 let Some(default) = find("default") else {
-                    return Err(Error::file(&path, "chat_template", "a list without default", "one named default"));
+                    return Err(Error::file(
+                        &path,
+                        "chat_template",
+                        "a list without default",
+                        "one named default",
+                    ));
                 };
                 let mut out = ChatTemplate::new(default, bos, eos)?;
                 if let Some(source) = find(TOOL_USE) {
-                    let source = without_generation_tags(source);
-                    out.environment.add_template_owned(TOOL_USE, source).map_err(wrong)?;
+                    out.add(TOOL_USE, source)?;
                 }
                 Ok(Some(out))
             }
@@ -98,6 +118,8 @@ impl ChatTemplate {
 
     /// The text of a conversation. `add_generation_prompt` opens the assistant's turn at the end; `tools` is an array
     /// of JSON schemas, as OpenAI's API has it.
+    ///
+    /// The one known difference to transformers: floats beyond 1e16 or below 1e-4 that are printed without `tojson`.
     ///
     /// Errors: no messages; what the template itself refuses (`raise_exception`), and operations it cannot do on these
     /// messages.
@@ -117,16 +139,16 @@ impl ChatTemplate {
             Some(template) => template,
             None => self.environment.get_template(CHAT).map_err(wrong)?,
         };
-        let text = |s: &Option<String>| s.as_deref().map_or(Value::UNDEFINED, Value::from);
+        let token = |s: &Option<String>| s.as_deref().map_or(Value::UNDEFINED, Value::from);
         let context = context! {
             messages => Value::from(Serde(messages)),
             add_generation_prompt => add_generation_prompt,
-            bos_token => text(&self.bos),
-            eos_token => text(&self.eos),
+            bos_token => token(&self.bos),
+            eos_token => token(&self.eos),
             tools => tools.map(|t| Value::from(Serde(t))),
             documents => Value::from(()),
         };
-        template.render(context).map_err(wrong)
+        guard::on_large_stack(|| template.render(context)).map_err(wrong)
     }
 }
 
@@ -136,28 +158,6 @@ fn wrong(e: minijinja::Error) -> Error {
         message = format!("{message}: {cause}");
     }
     Error::Template { message: crate::error::one_line(&message) }
-}
-
-/// transformers' `{% generation %}` blocks mark the assistant's own words for training; they print as they are.
-/// `{% if true %}` stands for them, so that whitespace around the tags is treated as before.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::new();
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        let Some(end) = tag.find("%}") else { break };
-        let (tag, after) = tag.split_at(end + 2);
-        let inner = &tag[2..end];
-        match inner.trim_matches(['-', '+']).trim() {
-            "generation" => out.push_str(&format!("{{%{}%}}", inner.replace("generation", "if true"))),
-            "endgeneration" => out.push_str(&format!("{{%{}%}}", inner.replace("endgeneration", "endif"))),
-            _ => out.push_str(tag),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }
 
 #[derive(Default, Deserialize)]

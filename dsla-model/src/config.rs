@@ -107,21 +107,27 @@ impl Config {
                 return Err(Error::file(path, key, got.to_string(), format!("1..={max}")));
             }
         }
-        if self.num_heads % self.num_kv_heads != 0 {
+        if !self.num_heads.is_multiple_of(self.num_kv_heads) {
             let want = format!("a divisor of num_attention_heads = {}", self.num_heads);
             return Err(Error::file(path, "num_key_value_heads", self.num_kv_heads.to_string(), want));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             let want = "an even number (rotary embedding turns pairs)";
             return Err(Error::file(path, "head_dim", self.head_dim.to_string(), want));
         }
         if !(self.rms_eps >= 0.0 && self.rms_eps < 1.0) {
             return Err(Error::file(path, "rms_norm_eps", self.rms_eps.to_string(), "0 <= eps < 1"));
         }
-        for (key, id) in self.eos.iter().map(|&id| ("eos_token_id", id)).chain(self.bos.map(|id| ("bos_token_id", id)))
+        for (key, id) in
+            self.eos.iter().map(|&id| ("eos_token_id", id)).chain(self.bos.map(|id| ("bos_token_id", id)))
         {
             if id as usize >= self.vocab_size {
-                return Err(Error::file(path, key, id.to_string(), format!("an id below {}", self.vocab_size)));
+                return Err(Error::file(
+                    path,
+                    key,
+                    id.to_string(),
+                    format!("an id below {}", self.vocab_size),
+                ));
             }
         }
         self.rope.validate(self.head_dim, path)

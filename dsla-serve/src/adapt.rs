@@ -269,7 +269,7 @@ impl Controller {
     /// How long from `now` until a look without any load could change the target; `None`: it will not.
     pub fn idle_wait(&self, now: Duration) -> Option<Duration> {
         let Policy::Threshold(threshold) = &self.policy else { return None };
-        if self.target == 0 {
+        if threshold.next(0, 0, self.target).min(self.max) == self.target {
             return None;
         }
         let look = self.looked.map(|at| at.saturating_add(threshold.period));

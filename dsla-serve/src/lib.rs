@@ -1,1 +1,47 @@
 //! DSLA-Serve: an embeddable engine that converts attention layers while it serves.
+//!
+//! One engine thread runs all sequences in one batch, one step after the other: continuous batching with chunked
+//! prefill. How many layers a sequence runs as dual-state linear attention is its own affair: a [`Policy`] turns the
+//! load into a target, new sequences start there, running ones are folded up to it without losing their past.
+//!
+//! ```no_run
+//! use dsla_model::{DType, Device, Message, Model};
+//! use dsla_serve::{Engine, EngineConfig, Policy, SamplingParams, Threshold};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = Model::load("models/smollm2", &Device::auto(), DType::BF16)?.with_adapter("adapters/smollm2-dsla")?;
+//! let policy = Policy::Threshold(Threshold::default());
+//! let engine = Engine::new(model, EngineConfig { policy, ..EngineConfig::default() })?;
+//! let question = Message::new("user", "Why is the sky blue?");
+//! for event in engine.chat(&[question], SamplingParams::default())? {
+//!     print!("{}", event?.text);
+//! }
+//! engine.shutdown(Duration::from_secs(10));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Same request, same seed, same text, whatever else runs: draws are numbered by (seed, place in the sequence), and
+//! prompts are cut at the same places in any batch. Where the policy changes a running sequence's layers its text
+//! follows; [`SamplingParams::rate`] pins them.
+
+pub mod adapt;
+mod backend;
+mod engine;
+mod error;
+mod footprint;
+mod generation;
+mod request;
+mod running;
+mod scheduler;
+mod stats;
+mod stop;
+mod worker;
+
+pub use adapt::{Policy, Threshold};
+pub use engine::{Engine, EngineConfig};
+pub use error::{Error, Result};
+pub use generation::{Completion, Event, FinishReason, Generation, Logprob, Usage};
+pub use request::{Request, SamplingParams};
+pub use stats::{SequenceStats, Stats, StepReport};

@@ -78,8 +78,8 @@ pub(crate) struct Facts {
     /// The model can turn ids into text.
     pub text: bool,
     pub ladder: Ladder,
-    /// The most layers the policy will ever convert, and the fewest.
-    pub policy_max: usize,
+    /// The fewest and the most layers that the policy will ever convert.
+    pub policy: (usize, usize),
     pub footprint: Footprint,
     pub budget: Option<usize>,
 }
@@ -123,22 +123,25 @@ impl Facts {
         }
         let pin = |rate| self.ladder.pin(rate).map_err(|(got, want)| Error::request("rate", got, want));
         let pinned = p.rate.map(pin).transpose()?;
-        self.start(total, pinned, 0)?;
+        self.start(total, pinned, self.policy.0)?;
         Ok(pinned)
     }
 
-    /// Converted layers that a request of `total` tokens starts with while the target is `target`: the target, or as
-    /// many more as it takes to fit the byte budget when nothing else runs.
+    /// Converted layers that a request of `total` tokens starts with while the target is `target`: the target, unless
+    /// it would then exceed the byte budget even alone; the nearest number of layers above it that fits, else below.
     ///
-    /// Errors: it does not fit even with all that policy and guard allow.
+    /// Errors: it does not fit with anything the policy and the guard allow.
     pub fn start(&self, total: usize, pinned: Option<usize>, target: usize) -> Result<usize> {
-        let (from, to) = pinned.map_or((target, self.policy_max.max(target)), |k| (k, k));
-        let Some(budget) = self.budget else { return Ok(from) };
+        let (wish, low, high) = match pinned {
+            Some(k) => (k, k, k),
+            None => (target, self.policy.0.min(target), self.policy.1.max(target)),
+        };
+        let Some(budget) = self.budget else { return Ok(wish) };
         let need = |k: usize| self.footprint.peak(total, k);
-        if let Some(k) = (from..=to).find(|&k| need(k) <= budget) {
+        if let Some(k) = (wish..=high).chain((low..wish).rev()).find(|&k| need(k) <= budget) {
             return Ok(k);
         }
-        let (need, converted) = (from..=to).map(|k| (need(k), k)).min().unwrap_or((need(from), from));
+        let (need, converted) = (low..=high).map(|k| (need(k), k)).min().unwrap_or((need(wish), wish));
         Err(Error::NeverFits { tokens: total, converted, need, budget })
     }
 }
@@ -153,7 +156,7 @@ mod tests {
             context: 64,
             text: false,
             ladder: Ladder::new(4, 4, &[], None),
-            policy_max: 3,
+            policy: (0, 3),
             footprint: Footprint::new(4, 10, vec![0, 50, 100, 150, 200]),
             budget,
         }
@@ -212,5 +215,7 @@ mod tests {
         assert_eq!(f.start(20, None, 0).ok(), Some(2));
         assert_eq!(f.start(20, None, 3).ok(), Some(3));
         assert_eq!(f.start(5, None, 0).ok(), Some(0));
+        // A short one whose states would be larger than its keys and values starts less converted.
+        assert_eq!(facts(Some(120)).start(3, None, 3).ok(), Some(0));
     }
 }

@@ -112,11 +112,16 @@ impl Scheduler {
         }
     }
 
-    /// Changes what a running sequence reserves.
-    pub fn resize(&mut self, id: u64, bytes: usize) {
-        if let Some(slot) = self.slot(id) {
+    /// Changes what a running sequence reserves, if the budget allows it.
+    pub fn resize(&mut self, id: u64, bytes: usize) -> bool {
+        let (all, budget) = (self.reserved(), self.limits.budget);
+        let Some(slot) = self.slot(id) else { return false };
+        let others = all - slot.bytes;
+        let fits = bytes <= slot.bytes || budget.is_none_or(|budget| others.saturating_add(bytes) <= budget);
+        if fits {
             slot.bytes = bytes;
         }
+        fits
     }
 
     /// Forgets a request, queued or running, and its reservation.
@@ -131,6 +136,7 @@ impl Scheduler {
     }
 
     /// Sequences running.
+    #[cfg(test)]
     pub fn running(&self) -> usize {
         self.running.len()
     }

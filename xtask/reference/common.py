@@ -56,7 +56,22 @@ def load_hf(path, dtype=torch.float32, **more):
 
 def load_tokenizer(path):
     where, how = source(path)
-    return AutoTokenizer.from_pretrained(where, **how)
+    tokenizer = AutoTokenizer.from_pretrained(where, **how)
+    if how:
+        split_digits(path, tokenizer)
+    return tokenizer
+
+
+def split_digits(path, tokenizer):
+    """transformers ignores `tokenizer.ggml.pre` and always splits words as GPT-2 does. SmolLM's tokenizer takes every digit
+    apart first (llama.cpp does too), which also changes how the white space before a digit is split."""
+    import gguf
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    field = gguf.GGUFReader(path).get_field("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":
+        split = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(split)
 
 
 def finish(name, ok, text):

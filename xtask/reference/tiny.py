@@ -6,6 +6,7 @@ import tempfile
 
 import torch
 from common import LINEAR, LLAMA3, arguments, dsla, finish, note, save_tiny, tiny_llama
+from tokenizers.pre_tokenizers import ByteLevel
 
 TIED, UNTIED = dict(tie_word_embeddings=True), dict(tie_word_embeddings=False)
 BF16 = dict(dtype=torch.bfloat16)
@@ -32,11 +33,15 @@ VARIANTS = {
 
 
 def tokenizer_json(vocab):
-    """A word-level tokenizer: token i is `ti`."""
+    """A byte-level BPE without merges over the first `vocab` letters of its alphabet."""
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    letters = sorted(ByteLevel.alphabet())[:vocab]
     return {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
-        "model": {"type": "WordLevel", "vocab": {f"t{i}": i for i in range(vocab)}, "unk_token": "t0"},
+        "pre_tokenizer": level, "post_processor": None, "decoder": level,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                  "vocab": {c: i for i, c in enumerate(letters)}, "merges": []},
     }
 
 

@@ -4,7 +4,7 @@ mod reference;
 mod steps;
 mod tidy;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 xflags::xflags! {
@@ -55,8 +55,11 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: Xtask) -> anyhow::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lives in the workspace");
-    let run = steps::Steps::new(root)?;
+    // Cargo sets the variable when it runs us. The path seen by the compiler may be another clone's, where several
+    // share one target directory.
+    let here =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let run = steps::Steps::new(here.parent().expect("xtask lives in the workspace"))?;
     match flags.subcommand {
         XtaskCmd::Test(f) => run.test(f.peers),
         XtaskCmd::Ci(f) => run.ci(f.skip_tests),

@@ -40,7 +40,7 @@ impl Steps {
 
     pub fn test(&self, peers: bool) -> Result<()> {
         let sh = &self.sh;
-        self.step("python3 is there (fetching falls back to pip, some tests call it)", || {
+        self.step("python3 is there (the model arrives through its pip)", || {
             cmd!(sh, "python3 -c pass")
                 .quiet()
                 .run()

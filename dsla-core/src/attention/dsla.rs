@@ -15,6 +15,8 @@ pub struct DslaState {
     pub z: Tensor,
     /// The window ring, oldest first: rotated keys and values [R, G, D] in model dtype, R <= window.
     pub ring: KvCache,
+    /// Keys and values of the sequence's first tokens, at most `sinks` of them.
+    pub sinks: KvCache,
     /// Log decays of the ring's tokens [R, 2, G, E].
     pub ring_decay: Tensor,
     /// Tokens seen.
@@ -24,7 +26,7 @@ pub struct DslaState {
 impl DslaState {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.s.bytes() + self.z.bytes() + self.ring.bytes() + self.ring_decay.bytes()
+        self.s.bytes() + self.z.bytes() + self.ring.bytes() + self.sinks.bytes() + self.ring_decay.bytes()
     }
 }
 
@@ -71,6 +73,7 @@ impl DslaAttention {
             s: Tensor::zeros([2, g, f, d], DType::F32),
             z: Tensor::zeros([2, g, f], DType::F32),
             ring: KvCache::new(self.heads, dtype),
+            sinks: KvCache::new(self.heads, dtype),
             ring_decay: Tensor::zeros([0, 2, g, self.decays()], DType::F32),
             len: 0,
         }
@@ -79,7 +82,7 @@ impl DslaAttention {
     /// Bytes of a sequence's state once its ring is full.
     pub fn state_bytes(&self, dtype: DType) -> usize {
         let (g, d, f) = (self.heads.kv_heads, self.heads.head_dim, self.form.features(self.heads.head_dim));
-        8 * g * f * (d + 1) + self.form.window * g * (2 * d * dtype.size() + 8 * self.decays())
+        8 * g * f * (d + 1) + self.form.window * g * (2 * d * dtype.size() + 8 * self.decays()) + self.form.sinks * g * 2 * d * dtype.size()
     }
 
     /// What the gates see: [T, G, 2 D] of un-rotated keys and values, or [T, 1, C].
@@ -132,6 +135,19 @@ impl DslaAttention {
         }
     }
 
+    /// Features of keys that leave the window, the first of them at position `oldest`: sinks have none.
+    fn key_features(&self, k: dsla_kernels::View, oldest: usize) -> Result<Tensor> {
+        let mut phi = self.features(k, &self.params.map_k, 1.0)?;
+        self.zero_sinks(&mut phi, oldest);
+        Ok(phi)
+    }
+
+    fn zero_sinks(&self, phi: &mut Tensor, oldest: usize) {
+        let sinks = self.form.sinks.saturating_sub(oldest).min(phi.dims()[0]);
+        let row = phi.len() / phi.dims()[0].max(1);
+        phi.f32_mut()[..sinks * row].fill(0.0);
+    }
+
     fn query_scale(&self) -> f32 {
         1.0 / (self.heads.head_dim as f32).sqrt()
     }
@@ -161,18 +177,25 @@ impl DslaAttention {
         } else {
             (&x.q, &x.k)
         };
+        let fresh = self.form.sinks.saturating_sub(first).min(x.len());
+        state.sinks.k.extend(k.rows(0, fresh));
+        state.sinks.v.extend(x.v.rows(0, fresh));
         state.ring.k.extend(k.view());
         state.ring.v.extend(x.v.view());
         state.ring_decay.extend(decay.view());
         let leaving = state.ring.len().saturating_sub(form.window);
         let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
-        let phi_k = self.features(state.ring.k.rows(0, leaving), &p.map_k, 1.0)?;
+        let oldest = first + x.len() - state.ring.len();
+        let phi_k = self.key_features(state.ring.k.rows(0, leaving), oldest)?;
         let (gamma, mix, slope) = (p.gamma_weights(self.heads.heads), self.per_head(&p.mix), self.per_head(&p.slope));
         let mut out = Tensor::empty(x.q.shape(), DType::F32);
         let args = op::Args {
             q: q.view(),
             k: state.ring.k.view(),
             v: state.ring.v.view(),
+            sink_k: state.sinks.k.view(),
+            sink_v: state.sinks.v.view(),
+            position: first,
             phi_q: phi_q.view(),
             phi_k: phi_k.view(),
             log_decay: state.ring_decay.rows(0, leaving),
@@ -208,9 +231,12 @@ impl DslaAttention {
         let decay = self.log_decays(&self.gate_input(&plain, &cache.v, None)?)?;
         let leaving = cache.len().saturating_sub(self.form.window);
         let keys = if self.form.rope { &cache.k } else { &plain };
-        let phi_k = self.features(keys.rows(0, leaving), &self.params.map_k, 1.0)?;
+        let phi_k = self.key_features(keys.rows(0, leaving), 0)?;
         let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
         op::fold(phi_k.view(), cache.v.rows(0, leaving), decay.rows(0, leaving), into)?;
+        let sinks = self.form.sinks.min(cache.len());
+        state.sinks.k.extend(keys.rows(0, sinks));
+        state.sinks.v.extend(cache.v.rows(0, sinks));
         state.ring.k.extend(keys.rows(leaving, cache.len()));
         state.ring.v.extend(cache.v.rows(leaving, cache.len()));
         state.ring_decay.extend(decay.rows(leaving, cache.len()));
@@ -227,7 +253,7 @@ impl DslaAttention {
         let log_decay = self.log_decays(&gate_x)?;
         let leaving = t.saturating_sub(self.form.window);
         let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
-        let phi_k = self.features(k.rows(0, leaving), &p.map_k, 1.0)?;
+        let phi_k = self.key_features(k.rows(0, leaving), 0)?;
         let mut saved = Saved {
             out: Tensor::empty(q.shape(), DType::F32),
             den: Tensor::empty([t, h], DType::F32),
@@ -258,6 +284,9 @@ impl DslaAttention {
             q: s.q.view(),
             k: s.k.view(),
             v: s.v.view(),
+            sink_k: s.k.rows(0, self.form.sinks.min(s.k.dims()[0])),
+            sink_v: s.v.rows(0, self.form.sinks.min(s.k.dims()[0])),
+            position: 0,
             phi_q: s.phi_q.view(),
             phi_k: s.phi_k.view(),
             log_decay: s.log_decay.rows(0, s.leaving),
@@ -294,6 +323,7 @@ impl DslaAttention {
         };
         let args = self.args(saved, &mix, &slope);
         op::backward(&args, zero.s.view(), zero.z.view(), saved.den.view(), saved.peak.view(), saved.out.view(), d_out, into)?;
+        self.zero_sinks(&mut d_phi_k, 0);
         for (map, grad, x, phi, d_phi) in [
             (&p.map_q, &mut grads.map_q, saved.q.view(), &saved.phi_q, &d_phi_q),
             (&p.map_k, &mut grads.map_k, saved.k.rows(0, leaving), &saved.phi_k, &d_phi_k),
@@ -326,5 +356,20 @@ impl Saved {
     /// The layer's output [T, H, D].
     pub fn out(&self) -> &Tensor {
         &self.out
+    }
+
+    /// Query features [T, H, F].
+    pub fn phi_q(&self) -> &Tensor {
+        &self.phi_q
+    }
+
+    /// Features of the keys that left the window [L, G, F].
+    pub fn phi_k(&self) -> &Tensor {
+        &self.phi_k
+    }
+
+    /// Log decays of all tokens [T, 2, G, E].
+    pub fn log_decay(&self) -> &Tensor {
+        &self.log_decay
     }
 }

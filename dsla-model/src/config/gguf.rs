@@ -11,8 +11,11 @@ pub(super) fn config(g: &Gguf) -> Result<Config> {
         Some(other) => return Err(Error::file(path, "general.architecture", other, "llama")),
         None => return Err(g.missing("general.architecture", "llama")),
     }
-    let size = |key: &str| -> Result<Option<usize>> { Ok(g.unsigned(key)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX))) };
-    let required = |key: &str| -> Result<usize> { size(key)?.ok_or_else(|| g.missing(key, "a whole number")) };
+    let size = |key: &str| -> Result<Option<usize>> {
+        Ok(g.unsigned(key)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
+    };
+    let required =
+        |key: &str| -> Result<usize> { size(key)?.ok_or_else(|| g.missing(key, "a whole number")) };
     if let Some(n) = size("llama.expert_count")?.filter(|&n| n > 0) {
         return Err(Error::file(path, "llama.expert_count", n.to_string(), "0 (no mixture of experts)"));
     }
@@ -96,7 +99,12 @@ fn rope(g: &Gguf) -> Result<Rope> {
         (kind, factors, _) => {
             let with = if factors.is_some() { " with rope_freqs.weight" } else { "" };
             let got = format!("{}{with}", kind.unwrap_or("llama.rope.scale_linear"));
-            return Err(Error::file(path, "llama.rope.scaling.type", got, "none, linear, or rope_freqs.weight alone"));
+            return Err(Error::file(
+                path,
+                "llama.rope.scaling.type",
+                got,
+                "none, linear, or rope_freqs.weight alone",
+            ));
         }
     };
     Ok(Rope { theta, kind })
@@ -109,7 +117,12 @@ fn rope_factors(g: &Gguf) -> Result<Option<Vec<f32>>> {
     let bytes = &g.file.bytes()[t.offset..t.offset + t.bytes];
     let count: usize = t.shape.iter().product();
     if count.checked_mul(4) != Some(t.bytes) || t.shape.len() != 1 {
-        return Err(Error::file(g.path(), NAME, format!("shape {:?}, {} bytes", t.shape, t.bytes), "[head_dim / 2] F32"));
+        return Err(Error::file(
+            g.path(),
+            NAME,
+            format!("shape {:?}, {} bytes", t.shape, t.bytes),
+            "[head_dim / 2] F32",
+        ));
     }
     Ok(Some(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()))
 }

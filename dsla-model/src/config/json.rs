@@ -135,10 +135,9 @@ fn architecture(o: &Object<'_>) -> Result<()> {
     const WANT: &str = "LlamaForCausalLM";
     let model_type = o.text("model_type")?;
     match (o.get("architectures"), model_type) {
-        (Some(Value::Array(list)), _) if !list.is_empty() => {
-            if !list.iter().any(|v| v.as_str() == Some(WANT)) {
-                return Err(o.wrong("architectures", &Value::Array(list.clone()), WANT));
-            }
+        (Some(Value::Array(list)), _) if list.iter().any(|v| v.as_str() == Some(WANT)) => {}
+        (Some(v @ Value::Array(list)), _) if !list.is_empty() => {
+            return Err(o.wrong("architectures", v, WANT));
         }
         (Some(v), _) if !v.is_array() => return Err(o.wrong("architectures", v, "a list of names")),
         (_, None) => return Err(Error::file(o.path, "architectures", "nothing", WANT)),

@@ -57,9 +57,7 @@ impl Rope {
         match &self.kind {
             RopeKind::Default => plain.map(f64::from).collect(),
             RopeKind::Linear { factor } => plain.map(|f| f64::from(f / *factor as f32)).collect(),
-            RopeKind::Factors { factors } => {
-                plain.zip(factors).map(|(f, &by)| f64::from(f / by)).collect()
-            }
+            RopeKind::Factors { factors } => plain.zip(factors).map(|(f, &by)| f64::from(f / by)).collect(),
             &RopeKind::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
                 let context = original_max_position as f64;
                 let long = (context / low_freq_factor) as f32;
@@ -103,7 +101,12 @@ impl Rope {
                 factor_ok("rope high_freq_factor", *high_freq_factor)?;
                 if high_freq_factor <= low_freq_factor {
                     let want = format!("above low_freq_factor = {low_freq_factor}");
-                    return Err(Error::file(path, "rope high_freq_factor", high_freq_factor.to_string(), want));
+                    return Err(Error::file(
+                        path,
+                        "rope high_freq_factor",
+                        high_freq_factor.to_string(),
+                        want,
+                    ));
                 }
                 if *original_max_position == 0 || *original_max_position > super::MAX_POSITION {
                     let got = original_max_position.to_string();

@@ -45,19 +45,29 @@ pub(super) fn tokenizer(g: &Gguf) -> Result<Option<Tokenizer>> {
     let tokens = g
         .texts("tokenizer.ggml.tokens")?
         .ok_or_else(|| Error::file(path, "tokenizer.ggml.tokens", "nothing", "an array of strings"))?;
-    let size = u32::try_from(tokens.len())
-        .map_err(|_| Error::file(path, "tokenizer.ggml.tokens", format!("{} tokens", tokens.len()), "fewer"))?;
+    let size = u32::try_from(tokens.len()).map_err(|_| {
+        Error::file(path, "tokenizer.ggml.tokens", format!("{} tokens", tokens.len()), "fewer")
+    })?;
     let vocab: tokenizers::models::bpe::Vocab = tokens.iter().cloned().zip(0..size).collect();
     if vocab.len() != tokens.len() {
         let mut seen = HashSet::new();
         let twice = tokens.iter().find(|t| !seen.insert(*t)).map_or("", String::as_str);
-        return Err(Error::file(path, "tokenizer.ggml.tokens", format!("{twice:?} twice"), "each token once"));
+        return Err(Error::file(
+            path,
+            "tokenizer.ggml.tokens",
+            format!("{twice:?} twice"),
+            "each token once",
+        ));
     }
     let merges = merges(g, &vocab)?;
     let pre = pre_tokenizer(g)?;
-    let wrong = |e: tokenizers::Error| Error::file(path, "tokenizer", e.to_string(), "a byte-level BPE tokenizer");
-    let model =
-        BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.ignore_merges).build().map_err(wrong)?;
+    let wrong =
+        |e: tokenizers::Error| Error::file(path, "tokenizer", e.to_string(), "a byte-level BPE tokenizer");
+    let model = BPE::builder()
+        .vocab_and_merges(vocab, merges)
+        .ignore_merges(pre.ignore_merges)
+        .build()
+        .map_err(wrong)?;
     let mut inner = tokenizers::Tokenizer::new(model);
     inner.with_pre_tokenizer(Some(Sequence::new(pre.steps)));
     inner.with_decoder(Some(ByteLevel::default()));
@@ -89,9 +99,7 @@ pub(super) fn tokenizer(g: &Gguf) -> Result<Option<Tokenizer>> {
 /// Pairs of tokens that are both known, and their merger too: `BpeBuilder` panics on some that are not.
 fn merges(g: &Gguf, vocab: &tokenizers::models::bpe::Vocab) -> Result<Vec<(String, String)>> {
     const KEY: &str = "tokenizer.ggml.merges";
-    let lines = g
-        .texts(KEY)?
-        .ok_or_else(|| Error::file(g.path(), KEY, "nothing", "an array of strings"))?;
+    let lines = g.texts(KEY)?.ok_or_else(|| Error::file(g.path(), KEY, "nothing", "an array of strings"))?;
     let mut out = Vec::new();
     for line in lines {
         let pair = line.split_once(' ').filter(|&(a, b)| {

@@ -85,7 +85,9 @@ fn check(text: &str, path: &Path) -> Result<()> {
         Ok(vocab) => vocab,
         Err(e) => return error("model.vocab", e.to_string(), "tokens and their ids"),
     };
-    if let Some(id) = vocab.values().copied().chain(file.added_tokens.iter().map(|t| t.id)).find(|&id| id > MAX_ID) {
+    if let Some(id) =
+        vocab.values().copied().chain(file.added_tokens.iter().map(|t| t.id)).find(|&id| id > MAX_ID)
+    {
         return error("token id", id.to_string(), "at most 2^24");
     }
     for (i, merge) in model.merges.iter().enumerate() {

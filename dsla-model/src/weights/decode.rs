@@ -119,7 +119,8 @@ pub(crate) fn decode(
 ) -> Result<Tensor, usize> {
     let n: usize = shape.iter().product();
     if n == 0 {
-        let dtype = if encoding == Encoding::BF16 { dsla_kernels::DType::BF16 } else { dsla_kernels::DType::F32 };
+        let dtype =
+            if encoding == Encoding::BF16 { dsla_kernels::DType::BF16 } else { dsla_kernels::DType::F32 };
         return Ok(Tensor::zeros(shape, dtype));
     }
     let row = match (head_dim, shape) {

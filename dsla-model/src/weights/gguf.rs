@@ -257,7 +257,8 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Parts> {
     }
     let version = r.u32("version")?;
     if !matches!(version, 2 | 3) {
-        let what = if matches!(version.swap_bytes(), 2 | 3) { "a big-endian file" } else { "another version" };
+        let what =
+            if matches!(version.swap_bytes(), 2 | 3) { "a big-endian file" } else { "another version" };
         return Err(r.error("version", format!("{version} ({what})"), "2 or 3, little-endian"));
     }
     // The smallest tensor entry: name length, dimensions, one dimension or none, type, offset.
@@ -290,12 +291,20 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Parts> {
     for (name, shape, encoding, offset) in headers {
         let size = encoding.bytes(&shape).ok_or_else(|| {
             let blocks = encoding.block().0;
-            r.error(&name, format!("shape {shape:?}"), format!("rows of a multiple of {blocks}, and a size that fits"))
+            r.error(
+                &name,
+                format!("shape {shape:?}"),
+                format!("rows of a multiple of {blocks}, and a size that fits"),
+            )
         })?;
         let start = usize::try_from(offset).ok().and_then(|o| o.checked_add(data));
         let Some(start) = start.filter(|s| s.checked_add(size).is_some_and(|end| end <= bytes.len())) else {
             let got = format!("{size} bytes at offset {offset}");
-            return Err(r.error(&name, got, format!("a place in the {} bytes of data", bytes.len().saturating_sub(data))));
+            return Err(r.error(
+                &name,
+                got,
+                format!("a place in the {} bytes of data", bytes.len().saturating_sub(data)),
+            ));
         };
         if tensors.contains_key(&name) {
             return Err(r.error(&name, "the tensor a second time", "each tensor once"));
@@ -306,7 +315,11 @@ fn parse(bytes: &[u8], path: &Path) -> Result<Parts> {
     Ok((metadata, tensors))
 }
 
-fn tensor_header(r: &mut Reader<'_>, i: usize, alignment: u64) -> Result<(String, Vec<usize>, Encoding, u64)> {
+fn tensor_header(
+    r: &mut Reader<'_>,
+    i: usize,
+    alignment: u64,
+) -> Result<(String, Vec<usize>, Encoding, u64)> {
     let name = r.text(&format!("name of tensor {i}"))?;
     let rank = r.u32(name)?;
     if rank > MAX_DIMS {
@@ -315,7 +328,9 @@ fn tensor_header(r: &mut Reader<'_>, i: usize, alignment: u64) -> Result<(String
     let mut shape = Vec::new();
     for _ in 0..rank {
         let d = r.u64(name)?;
-        shape.push(usize::try_from(d).map_err(|_| r.error(name, format!("dimension {d}"), "a size that fits"))?);
+        shape.push(
+            usize::try_from(d).map_err(|_| r.error(name, format!("dimension {d}"), "a size that fits"))?,
+        );
     }
     shape.reverse();
     let kind = r.u32(name)?;
@@ -333,7 +348,11 @@ fn tensor_header(r: &mut Reader<'_>, i: usize, alignment: u64) -> Result<(String
     };
     let offset = r.u64(name)?;
     if offset % alignment != 0 {
-        return Err(r.error(name, format!("offset {offset}"), format!("a multiple of the alignment {alignment}")));
+        return Err(r.error(
+            name,
+            format!("offset {offset}"),
+            format!("a multiple of the alignment {alignment}"),
+        ));
     }
     Ok((name.to_owned(), shape, encoding, offset))
 }
@@ -345,7 +364,11 @@ fn refuse_overlap(tensors: &BTreeMap<String, Info>, r: &Reader<'_>) -> Result<()
     for pair in order.windows(2) {
         let ((first, a), (second, b)) = (pair[0], pair[1]);
         if a.offset + a.bytes > b.offset {
-            return Err(r.error(second, format!("bytes shared with {first}"), "tensors apart from each other"));
+            return Err(r.error(
+                second,
+                format!("bytes shared with {first}"),
+                "tensors apart from each other",
+            ));
         }
     }
     Ok(())

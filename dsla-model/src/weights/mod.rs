@@ -69,7 +69,12 @@ impl Weights {
         for (file, tensors) in safetensors::open(path)? {
             for (name, t) in tensors {
                 if weights.entries.contains_key(&name) {
-                    return Err(Error::file(&file.path, &name, "a tensor of another shard again", "each tensor once"));
+                    return Err(Error::file(
+                        &file.path,
+                        &name,
+                        "a tensor of another shard again",
+                        "each tensor once",
+                    ));
                 }
                 let entry = Entry {
                     file: weights.files.len(),
@@ -112,7 +117,12 @@ impl Weights {
                 head_dim: if heads.is_some() { config.head_dim } else { 0 },
             };
             if entries.insert(hf.clone(), entry).is_some() {
-                return Err(Error::file(&gguf.file.path, &name, format!("{hf} a second time"), "each tensor once"));
+                return Err(Error::file(
+                    &gguf.file.path,
+                    &name,
+                    format!("{hf} a second time"),
+                    "each tensor once",
+                ));
             }
         }
         Ok(Weights {
@@ -184,7 +194,9 @@ impl Weights {
         for (name, want) in &wanted {
             match self.shape(name) {
                 None => missing.push(|| (*name).to_owned()),
-                Some(got) if got != *want => misshapen.push(|| format!("{name} (got {got:?}, want {want:?})")),
+                Some(got) if got != *want => {
+                    misshapen.push(|| format!("{name} (got {got:?}, want {want:?})"))
+                }
                 Some(_) => {}
             }
         }

@@ -39,7 +39,9 @@ impl ModelFiles {
     /// The chat template, or an error that says which model has none.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
         let want = "chat_template in tokenizer_config.json, chat_template.jinja, or tokenizer.chat_template metadata";
-        self.chat_template.as_ref().ok_or_else(|| Error::file(self.weights.path(), "chat template", "nothing", want))
+        self.chat_template
+            .as_ref()
+            .ok_or_else(|| Error::file(self.weights.path(), "chat template", "nothing", want))
     }
 
     fn finish(mut self) -> ModelFiles {

@@ -36,7 +36,12 @@ pub(super) fn open(dir: &Path) -> Result<Vec<(Mapped, BTreeMap<String, Info>)>> 
     for name in map.values().collect::<BTreeSet<_>>() {
         // A name with a path in it would read files outside the directory.
         if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\\', '\0']) {
-            return Err(Error::file(&index, "weight_map", format!("{name:?}"), "names of files beside the index"));
+            return Err(Error::file(
+                &index,
+                "weight_map",
+                format!("{name:?}"),
+                "names of files beside the index",
+            ));
         }
         let (file, tensors) = shard(&dir.join(name))?;
         if let Some(lost) = map.iter().find(|(t, s)| *s == name && !tensors.contains_key(*t)) {
@@ -116,7 +121,10 @@ fn pre_check(bytes: &[u8], path: &Path) -> Result<()> {
     let Header(offsets) = serde_json::from_slice(header)
         .map_err(|e| error(e.to_string(), "a JSON object of tensors, each name once"))?;
     if let Some(end) = offsets.into_iter().find(|&end| end > data as u64) {
-        return Err(error(format!("a tensor that ends at {end}"), &format!("inside the {data} bytes of data")));
+        return Err(error(
+            format!("a tensor that ends at {end}"),
+            &format!("inside the {data} bytes of data"),
+        ));
     }
     Ok(())
 }

@@ -74,9 +74,15 @@ fn rope_in_every_spelling() {
         v[key] = json!("llama3");
         v
     };
-    assert_eq!(read(&with("rope_scaling", body("rope_type"))).unwrap().rope, Rope { theta: 1e5, kind: llama3.clone() });
+    assert_eq!(
+        read(&with("rope_scaling", body("rope_type"))).unwrap().rope,
+        Rope { theta: 1e5, kind: llama3.clone() }
+    );
     assert_eq!(read(&with("rope_scaling", body("type"))).unwrap().rope.kind, llama3);
-    assert_eq!(read(&with("rope_parameters", body("rope_type"))).unwrap().rope, Rope { theta: 1e5, kind: llama3 });
+    assert_eq!(
+        read(&with("rope_parameters", body("rope_type"))).unwrap().rope,
+        Rope { theta: 1e5, kind: llama3 }
+    );
     let linear = json!({"type": "linear", "factor": 2});
     assert_eq!(read(&with("rope_scaling", linear)).unwrap().rope.kind, RopeKind::Linear { factor: 2.0 });
 }
@@ -86,7 +92,9 @@ fn explicit_head_dim_and_defaults() {
     let c = read(&with("head_dim", json!(32))).unwrap();
     assert_eq!((c.head_dim, c.hidden_size, c.num_heads), (32, 576, 9));
     let mut small = smollm2();
-    for key in ["num_key_value_heads", "rms_norm_eps", "rope_theta", "eos_token_id", "hidden_act", "architectures"] {
+    for key in
+        ["num_key_value_heads", "rms_norm_eps", "rope_theta", "eos_token_id", "hidden_act", "architectures"]
+    {
         small.as_object_mut().unwrap().remove(key);
     }
     let c = read(&small).unwrap();
@@ -182,6 +190,8 @@ fn inv_freq_as_in_transformers() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn no_text_panics(text in any::<String>()) {
         let _ = Config::from_json(&text, Path::new("config.json"));
@@ -208,20 +218,19 @@ proptest! {
 
 const DEFAULT_64: [u32; 32] = [
     1065353216, 1060283654, 1056527311, 1051589887, 1047712803, 1042904073, 1038909398, 1034226006,
-    1030116802, 1025555485, 1021334738, 1016892311, 1012562930, 1008236293, 1003801109, 999587246,
-    995049016, 990944987, 986306396, 982309339, 977573004, 973680130, 968848599, 965057193,
-    960132947, 956440363, 951425819, 947746260, 942726994, 938924694, 934036253, 930114413,
+    1030116802, 1025555485, 1021334738, 1016892311, 1012562930, 1008236293, 1003801109, 999587246, 995049016,
+    990944987, 986306396, 982309339, 977573004, 973680130, 968848599, 965057193, 960132947, 956440363,
+    951425819, 947746260, 942726994, 938924694, 934036253, 930114413,
 ];
-const LINEAR_16: [u32; 8] = [
-    1051372203, 1037557967, 1023969417, 1009562585, 995783693, 982133115, 967754559, 954011435,
-];
+const LINEAR_16: [u32; 8] =
+    [1051372203, 1037557967, 1023969417, 1009562585, 995783693, 982133115, 967754559, 954011435];
 const LLAMA3_64: [u32; 32] = [
     1065353216, 1059709382, 1054963644, 1049992931, 1044812720, 1040434848, 1034871981, 1030233703,
-    1025116360, 1020030793, 1015523779, 1010044269, 1005516623, 1000248322, 995260192, 984164251,
-    971060768, 952867063, 933446029, 928558209, 923781368, 918476020, 914179523, 908595819,
-    903811268, 898893515, 893679120, 889347892, 883754919, 879076685, 874013863, 868893104,
+    1025116360, 1020030793, 1015523779, 1010044269, 1005516623, 1000248322, 995260192, 984164251, 971060768,
+    952867063, 933446029, 928558209, 923781368, 918476020, 914179523, 908595819, 903811268, 898893515,
+    893679120, 889347892, 883754919, 879076685, 874013863, 868893104,
 ];
 const ODD_24: [u32; 12] = [
-    1065353216, 1055761980, 1046256949, 1036831949, 1027481237, 1018199494, 1008981770, 999823482,
-    990720361, 981668463, 972249692, 962717863,
+    1065353216, 1055761980, 1046256949, 1036831949, 1027481237, 1018199494, 1008981770, 999823482, 990720361,
+    981668463, 972249692, 962717863,
 ];

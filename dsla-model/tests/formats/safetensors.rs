@@ -90,7 +90,9 @@ fn shards_and_fingerprint() {
     put(dir.path(), "model-1.safetensors", one("a", 1.0));
     put(dir.path(), "model-2.safetensors", one("b", 2.0));
     let index = |text: &str| put(dir.path(), "model.safetensors.index.json", text);
-    index(r#"{"metadata":{"total_size":8},"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#);
+    index(
+        r#"{"metadata":{"total_size":8},"weight_map":{"a":"model-1.safetensors","b":"model-2.safetensors"}}"#,
+    );
     let w = Weights::open(dir.path()).unwrap();
     assert_eq!((w.read("a").unwrap().f32(), w.read("b").unwrap().f32()), (&[1.0][..], &[2.0][..]));
     let print = w.fingerprint().unwrap();
@@ -152,7 +154,13 @@ fn hostile_headers() {
         (file(&t(r#""dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]"#), &[]), "header"),
         (file(&t(r#""dtype":"BF16","shape":[9223372036854775808],"data_offsets":[0,0]"#), &[]), "header"),
         // An end near 2^64: safetensors 0.8 adds the header's length to it.
-        (file(&t(r#""dtype":"U8","shape":[18446744073709551610],"data_offsets":[0,18446744073709551610]"#), &[]), "ends at"),
+        (
+            file(
+                &t(r#""dtype":"U8","shape":[18446744073709551610],"data_offsets":[0,18446744073709551610]"#),
+                &[],
+            ),
+            "ends at",
+        ),
         // Bytes that no tensor owns.
         (file(&t(r#""dtype":"F32","shape":[1],"data_offsets":[0,4]"#), &[0; 5]), "header"),
         (vec![], "0 bytes"),
@@ -167,7 +175,10 @@ fn hostile_headers() {
     let twice = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
     assert!(line(open(&file(twice, &[0; 8]))).contains("a twice"));
     // Names with control characters come out escaped, long ones cut.
-    let odd = format!(r#"{{"{}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#, "\\n\\u001b[2J".repeat(100));
+    let odd = format!(
+        r#"{{"{}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#,
+        "\\n\\u001b[2J".repeat(100)
+    );
     let w = open(&file(&odd, &f32::NAN.to_le_bytes())).unwrap();
     let name = w.names().next().unwrap().to_owned();
     let error = line(w.read(&name));
@@ -222,7 +233,7 @@ fn truncated_anywhere() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {

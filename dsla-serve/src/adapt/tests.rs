@@ -22,7 +22,7 @@ fn the_papers_constants() {
     assert_eq!(c.observe(&load(4, 50, 0)), 0, "not before the period is over");
     assert_eq!(c.observe(&load(5, 50, 0)), 1, "50 requests");
     assert_eq!(c.observe(&load(10, 99, 0)), 1, "rests");
-    assert_eq!(c.observe(&load(64, 99, 0)), 1, "rests");
+    assert_eq!(c.observe(&load(60, 99, 0)), 1, "rests");
     assert_eq!(c.observe(&load(65, 0, 1024)), 2, "a prompt of 1024");
     assert_eq!(c.observe(&load(200, 25, 0)), 2, "25 is not below half of 50");
     assert_eq!(c.observe(&load(205, 0, 820)), 2, "820 is not below 0.8 of 1024");

@@ -57,8 +57,9 @@ fn the_head_waits_for_bytes_and_nobody_overtakes_it() {
     let cost = |w: &Waiting| w.total;
     assert_eq!(ids(&s.admit(cost)), [0]);
     assert_eq!(s.reserved(), 60);
-    s.resize(0, 40); // a fold
+    assert!(s.resize(0, 40), "a fold");
     assert_eq!(ids(&s.admit(cost)), [1, 2]);
+    assert!(!s.resize(2, 11), "a fold that would take more than there is");
     assert_eq!(s.reserved(), 100);
     s.remove(1);
     assert_eq!((s.reserved(), s.running()), (50, 2));

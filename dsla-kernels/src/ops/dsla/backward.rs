@@ -32,7 +32,7 @@ pub struct Into<'a> {
     pub slope: &'a mut [f32],
     pub s: &'a mut [f32],
     pub z: &'a mut [f32],
-    pub qkv: Option<[&'a mut [f32]; 3]>,
+    pub qkv: Option<[&'a mut [f32]; 5]>,
 }
 
 /// Gradients of num and den per (query, head) row, and the same times the states' weight.
@@ -120,8 +120,8 @@ pub fn backward(x: &Args, n: Dims, fwd: Forward, into: Into) {
             into.slope[h] -= fwd.peak[at] * d_log[at];
         }
     }
-    if let Some([dq, dk, dv]) = qkv {
-        window_back(x, n, &fwd, &rows, &d_log, dq, dk, dv);
+    if let Some(qkv) = qkv {
+        window_back(x, n, &fwd, &rows, &d_log, qkv);
     }
 }
 
@@ -255,7 +255,7 @@ fn chunk_back(x: &Linear, n: Dims, g: usize, chunk: &Chunk, at: usize, states: &
             let c = &chunk.c[i][t * e..(t + 1) * e];
             for j in 0..f {
                 let je = if e == 1 { 0 } else { j };
-                let grad = rowi[j] * (last[je] - c[je]).exp();
+                let grad = rowi[j] * ((last[je] - c[je]) as f32).exp();
                 d_k[t * f + j] += grad;
                 d_c[i][t * e + je] -= grad * chunk.k[t * f + j];
             }
@@ -290,9 +290,9 @@ fn chunk_back(x: &Linear, n: Dims, g: usize, chunk: &Chunk, at: usize, states: &
 
 multiversion! {
     /// One query's share from the state before the chunk: dq += gamma e^c x, d_c += q . that; returns q e^c . x.
-    fn inter_row<const FMA: bool>(q: &[f32], c: &[f32], gamma: f32, x: &[f32], dq: &mut [f32], d_c: &mut [f32]) -> f32 {
+    fn inter_row<const FMA: bool>(q: &[f32], c: &[f64], gamma: f32, x: &[f32], dq: &mut [f32], d_c: &mut [f32]) -> f32 {
         if c.len() == 1 {
-            let w = exp::<FMA>(c[0]);
+            let w = exp::<FMA>(c[0] as f32);
             let mut lanes = [0.0f32; 16];
             for j in 0..q.len() {
                 dq[j] += gamma * w * x[j];
@@ -304,7 +304,7 @@ multiversion! {
         } else {
             let mut total = 0.0;
             for j in 0..q.len() {
-                let grad = exp::<FMA>(c[j]) * x[j];
+                let grad = exp::<FMA>(c[j] as f32) * x[j];
                 dq[j] += gamma * grad;
                 d_c[j] += gamma * grad * q[j];
                 total += grad * q[j];
@@ -316,11 +316,11 @@ multiversion! {
 
 multiversion! {
     /// Vector decays: one query row against the keys of its own short chunk.
-    fn pair_row<const FMA: bool>(s: usize, q: &[f32], k: &[f32], c: &[f32], d_a: &[f32], gamma: f32, dq: &mut [f32], d_k: &mut [f32], d_c: &mut [f32], sum: &mut [f32]) {
+    fn pair_row<const FMA: bool>(s: usize, q: &[f32], k: &[f32], c: &[f64], d_a: &[f32], gamma: f32, dq: &mut [f32], d_k: &mut [f32], d_c: &mut [f32], sum: &mut [f32]) {
         let f = q.len();
         for t in 0..=s {
             for j in 0..f {
-                let decay = exp::<FMA>(c[s * f + j] - c[t * f + j]) * d_a[t];
+                let decay = exp::<FMA>((c[s * f + j] - c[t * f + j]) as f32) * d_a[t];
                 let (k, dk) = (k[t * f + j], &mut d_k[t * f + j]);
                 dq[j] += gamma * decay * k;
                 *dk += gamma * decay * q[j];
@@ -334,10 +334,10 @@ multiversion! {
 }
 
 /// Gradients of the window's own q, k, v: dq written, dk and dv added to (a key is in several tiles).
-fn window_back(x: &Args, n: Dims, fwd: &Forward, r: &Rows, d_log: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+fn window_back(x: &Args, n: Dims, fwd: &Forward, r: &Rows, d_log: &[f32], qkv: [&mut [f32]; 5]) {
     let (q, slope, group) = (f32s(&x.q), f32s(&x.slope), n.h / n.g);
     let scale = 1.0 / (n.d as f32).sqrt();
-    let (qp, kp, vp) = (SendPtr(dq.as_mut_ptr()), SendPtr(dk.as_mut_ptr()), SendPtr(dv.as_mut_ptr()));
+    let [qp, kp, vp, skp, svp] = qkv.map(|x| SendPtr(x.as_mut_ptr()));
     // Tiles share keys with their neighbours, so one task walks all tiles of its kv head.
     par::for_each(n.g, |g| {
         for tile in 0..Tile::count(n) {
@@ -357,15 +357,14 @@ fn window_back(x: &Args, n: Dims, fwd: &Forward, r: &Rows, d_log: &[f32], dq: &m
                 gemm(gemm::Into::Store, w.m, w.cols, n.d, rows(d_num, n.h * n.d), &vt, w.cols, &mut da, w.cols);
                 for s in 0..w.m {
                     let at = row + s * n.h;
-                    let band = w.band(n, s);
                     let (a, da) = (&a[s * w.cols..(s + 1) * w.cols], &mut da[s * w.cols..(s + 1) * w.cols]);
                     let clamped = (f32s(&x.mix)[h] - slope[h] * fwd.peak[at]).abs() >= super::cpu::LOG_WEIGHT as f32;
                     let mut d_peak = if clamped { 0.0 } else { -slope[h] * d_log[at] };
-                    let mut top = band.start;
+                    let mut top = 0;
                     for j in 0..w.cols {
-                        da[j] = if band.contains(&j) { a[j] * (da[j] + r.d_den[at]) } else { 0.0 };
+                        da[j] = a[j] * (da[j] + r.d_den[at]);
                         d_peak -= da[j];
-                        if band.contains(&j) && a[j] > a[top] {
+                        if a[j] > a[top] {
                             top = j;
                         }
                     }
@@ -378,7 +377,8 @@ fn window_back(x: &Args, n: Dims, fwd: &Forward, r: &Rows, d_log: &[f32], dq: &m
                 gemm(gemm::Into::Add, w.cols, n.d, w.m, transposed(&da, w.cols), &q[row * n.d..], n.h * n.d, &mut dkt, n.d);
             }
             for j in 0..w.cols {
-                let at = ((w.j0 + j) * n.g + g) * n.d;
+                let (kp, vp, key) = if j < n.n { (skp, svp, j) } else { (kp, vp, w.j0 + j - n.n) };
+                let at = (key * n.g + g) * n.d;
                 // SAFETY: keys of kv head g are this task's alone.
                 unsafe {
                     axpy(1.0, &dkt[j * n.d..(j + 1) * n.d], std::slice::from_raw_parts_mut(kp.get().add(at), n.d));

@@ -7,7 +7,7 @@ use Normalizer::{None as Plain, Rms, Sum};
 
 /// Every case of this op.
 pub fn cases() -> Vec<Case> {
-    let base = Dims { t: 0, r: 0, l: 0, h: 2, g: 1, d: 8, f: 16, e: 1, w: 0 };
+    let base = Dims { t: 0, r: 0, l: 0, h: 2, g: 1, d: 8, f: 16, e: 1, w: 0, n: 0, position: 0 };
     let heads = Dims { h: 6, g: 2, d: 20, f: 40, ..base };
     let real = Dims { h: 9, g: 3, d: 64, f: 128, w: 64, ..base };
     let mut cases = vec![];
@@ -25,6 +25,10 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(case(Dims { t: 40, r: 7, w: 9, e: 16, ..base }, Sum));
     cases.push(case(Dims { t: 1, r: 9, w: 9, e: 16, ..base }, Sum));
+    for (t, r, w, sinks, position) in [(1, 0, 1, 2, 0), (1, 5, 5, 2, 6), (1, 5, 5, 4, 900), (7, 2, 5, 3, 2), (100, 0, 16, 4, 0), (131, 64, 64, 4, 65), (65, 63, 64, 1, 63), (20, 8, 8, 3, 500)] {
+        cases.push(case(Dims { t, r, w, n: sinks, position, ..base }, Sum));
+        cases.push(case(Dims { t: t.min(90), r, w, n: sinks, position, ..heads }, Sum));
+    }
     for (t, r) in [(1, 64), (2048, 0)] {
         cases.push(case(Dims { t, r, ..real }, Sum));
     }
@@ -33,8 +37,8 @@ pub fn cases() -> Vec<Case> {
 
 fn case(n: Dims, normalizer: Normalizer) -> Case {
     let n = Dims { l: (n.r + n.t).saturating_sub(n.w), ..n };
-    let Dims { t, r, l, h, g, d, f, e, w } = n;
-    let mut rng = Rng::new((t * 1009 + r * 97 + w * 31 + e * 7 + h) as u64);
+    let Dims { t, r, l, h, g, d, f, e, w, n: sinks, position } = n;
+    let mut rng = Rng::new((t * 1009 + r * 97 + w * 31 + e * 7 + h + 13 * sinks) as u64);
     let mut f32 = |shape: &[usize], scale| rng.tensor(shape, scale, DType::F32);
     // Features as the native map makes them: positive, summing to about one.
     let positive = |x: Tensor| {
@@ -52,6 +56,8 @@ fn case(n: Dims, normalizer: Normalizer) -> Case {
         input("q", f32(&[t, h, d], 1.0)),
         input("k", f32(&[r + t, g, d], 1.0)),
         input("v", f32(&[r + t, g, d], 1.0)),
+        input("sink_k", f32(&[sinks, g, d], 1.0)),
+        input("sink_v", f32(&[sinks, g, d], 1.0)),
         input("phi_q", phi(f32(&[t, h, f], 1.0))),
         input("phi_k", phi(f32(&[l, g, f], 1.0))),
         input("log_decay", decays(f32(&[l, 2, g, e], 0.1))),
@@ -62,45 +68,45 @@ fn case(n: Dims, normalizer: Normalizer) -> Case {
         input("s", f32(&[2, g, f, d], if r == w { 0.3 } else { 0.0 })),
         input("z", if r == w { positive(f32(&[2, g, f], 1.0)) } else { f32(&[2, g, f], 0.0) }),
     ];
-    fn view(x: &[Tensor], window: usize, normalizer: Normalizer) -> Args<'_> {
-        let [q, k, v, phi_q, phi_k, log_decay, gamma, mix, slope] = std::array::from_fn(|i| x[i].view());
-        Args { q, k, v, phi_q, phi_k, log_decay, gamma, mix, slope, window, normalizer }
+    fn view(x: &[Tensor], window: usize, position: usize, normalizer: Normalizer) -> Args<'_> {
+        let [q, k, v, sink_k, sink_v, phi_q, phi_k, log_decay, gamma, mix, slope] = std::array::from_fn(|i| x[i].view());
+        Args { q, k, v, sink_k, sink_v, position, phi_q, phi_k, log_decay, gamma, mix, slope, window, normalizer }
     }
     Case {
-        id: format!("{normalizer:?}_t{t}_r{r}_w{w}_h{h}_g{g}_d{d}_f{f}_e{e}").to_lowercase(),
+        id: format!("{normalizer:?}_t{t}_r{r}_w{w}_h{h}_g{g}_d{d}_f{f}_e{e}_n{sinks}_p{position}").to_lowercase(),
         inputs,
         spec: spec!(f32, |x| {
             let inputs = naive::Inputs {
-                q: &x[0], k: &x[1], v: &x[2], phi_q: &x[3], phi_k: &x[4], log_decay: &x[5], gamma: &x[6], mix: &x[7], slope: &x[8], s: &x[9], z: &x[10],
+                q: &x[0], k: &x[1], v: &x[2], sink_k: &x[3], sink_v: &x[4], phi_q: &x[5], phi_k: &x[6], log_decay: &x[7], gamma: &x[8], mix: &x[9], slope: &x[10], s: &x[11], z: &x[12],
             };
             naive::forward(&inputs, n, normalizer).into()
         }),
         run: Box::new(move |x| {
-            let (mut s, mut z) = (x[9].clone(), x[10].clone());
+            let (mut s, mut z) = (x[11].clone(), x[12].clone());
             let mut out = Tensor::empty([t, h, d], DType::F32);
-            forward(&view(x, w, normalizer), State { s: s.view_mut(), z: z.view_mut() }, None, out.view_mut())?;
+            forward(&view(x, w, position, normalizer), State { s: s.view_mut(), z: z.view_mut() }, None, out.view_mut())?;
             Ok(vec![out, s, z])
         }),
         backward: Some(Box::new(move |x, d_outs| {
-            let a = view(x, w, normalizer);
-            let (mut s, mut z) = (x[9].clone(), x[10].clone());
+            let a = view(x, w, position, normalizer);
+            let (mut s, mut z) = (x[11].clone(), x[12].clone());
             let mut out = Tensor::empty([t, h, d], DType::F32);
             let (mut den, mut peak) = (Tensor::empty([t, h], DType::F32), Tensor::empty([t, h], DType::F32));
             let saved = Saved { den: den.view_mut(), peak: peak.view_mut() };
             forward(&a, State { s: s.view_mut(), z: z.view_mut() }, Some(saved), out.view_mut())?;
             let mut g: Vec<Tensor> = x.iter().map(|x| Tensor::empty(x.shape(), DType::F32)).collect();
-            for i in [6, 7, 8] {
+            for i in [8, 9, 10] {
                 g[i] = Tensor::zeros(x[i].shape(), DType::F32);
             }
-            (g[9], g[10]) = (d_outs[1].clone(), d_outs[2].clone());
+            (g[11], g[12]) = (d_outs[1].clone(), d_outs[2].clone());
             let mut views = g.iter_mut().map(Tensor::view_mut);
-            let mut next = || views.next().expect("eleven gradients");
-            let qkv = [next(), next(), next()];
+            let mut next = || views.next().expect("thirteen gradients");
+            let qkv = [next(), next(), next(), next(), next()];
             let grads = Grads {
                 phi_q: next(), phi_k: next(), log_decay: next(), gamma: next(), mix: next(), slope: next(), s: next(), z: next(), qkv: Some(qkv),
             };
-            backward(&a, x[9].view(), x[10].view(), den.view(), peak.view(), out.view(), d_outs[0].view(), grads)?;
-            Ok(g.into_iter().enumerate().map(|(i, g)| (i < 9 || r == w).then_some(g)).collect())
+            backward(&a, x[11].view(), x[12].view(), den.view(), peak.view(), out.view(), d_outs[0].view(), grads)?;
+            Ok(g.into_iter().enumerate().map(|(i, g)| (i < 11 || r == w).then_some(g)).collect())
         })),
         // Per query head and token: window 2 W D twice, states 2 F D per state to write (per group) and to read.
         flops: t as f64 * (h as f64 * (4 * w * d) as f64 + (h + g) as f64 * (4 * f * d) as f64),

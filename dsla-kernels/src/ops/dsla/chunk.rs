@@ -31,8 +31,8 @@ pub struct Chunk {
     pub k: Vec<f32>,
     /// v [len, D]
     pub v: Vec<f32>,
-    /// Inclusive cumulative log decays per state [len, E].
-    pub c: [Vec<f32>; 2],
+    /// Inclusive cumulative log decays per state [len, E]; f64, because only their differences matter.
+    pub c: [Vec<f64>; 2],
 }
 
 impl Chunk {
@@ -45,11 +45,11 @@ impl Chunk {
         let mut v = vec![0.0; len * n.d];
         head_rows(&x.v, g, a, len, &mut v);
         let c = [0, 1].map(|i| {
-            let mut c = vec![0.0; len * n.e];
+            let mut c = vec![0.0f64; len * n.e];
             for r in 0..len {
                 for j in 0..n.e {
                     let before = if r > 0 { c[(r - 1) * n.e + j] } else { 0.0 };
-                    c[r * n.e + j] = before + x.log_decay[(((a + r) * 2 + i) * n.g + g) * n.e + j];
+                    c[r * n.e + j] = before + x.log_decay[(((a + r) * 2 + i) * n.g + g) * n.e + j] as f64;
                 }
             }
             c
@@ -58,7 +58,7 @@ impl Chunk {
     }
 
     /// The whole chunk's log decay of state i [E].
-    pub fn last(&self, i: usize, e: usize) -> &[f32] {
+    pub fn last(&self, i: usize, e: usize) -> &[f64] {
         &self.c[i][(self.len - 1) * e..]
     }
 
@@ -78,15 +78,15 @@ impl Chunk {
 
 multiversion! {
     /// out = k e^(last - c), row by row.
-    pub fn scale_keys<const FMA: bool>(k: &[f32], c: &[f32], last: &[f32], f: usize, e: usize, out: &mut [f32]) {
+    pub fn scale_keys<const FMA: bool>(k: &[f32], c: &[f64], last: &[f64], f: usize, e: usize, out: &mut [f32]) {
         for (r, (k, out)) in k.chunks_exact(f).zip(out.chunks_exact_mut(f)).enumerate() {
             let c = &c[r * e..(r + 1) * e];
             if e == 1 {
-                let w = exp::<FMA>(last[0] - c[0]);
+                let w = exp::<FMA>((last[0] - c[0]) as f32);
                 out.iter_mut().zip(k).for_each(|(o, k)| *o = k * w);
             } else {
                 for j in 0..f {
-                    out[j] = k[j] * exp::<FMA>(last[j] - c[j]);
+                    out[j] = k[j] * exp::<FMA>((last[j] - c[j]) as f32);
                 }
             }
         }
@@ -95,15 +95,15 @@ multiversion! {
 
 multiversion! {
     /// out = x e^c gamma, row by row; rows of x are `ld` apart.
-    pub fn scale_queries<const FMA: bool>(x: &[f32], ld: usize, c: &[f32], gamma: f32, f: usize, e: usize, out: &mut [f32]) {
+    pub fn scale_queries<const FMA: bool>(x: &[f32], ld: usize, c: &[f64], gamma: f32, f: usize, e: usize, out: &mut [f32]) {
         for (r, out) in out.chunks_exact_mut(f).enumerate() {
             let (x, c) = (&x[r * ld..r * ld + f], &c[r * e..(r + 1) * e]);
             if e == 1 {
-                let w = exp::<FMA>(c[0]) * gamma;
+                let w = exp::<FMA>(c[0] as f32) * gamma;
                 out.iter_mut().zip(x).for_each(|(o, x)| *o = x * w);
             } else {
                 for j in 0..f {
-                    out[j] = x[j] * (exp::<FMA>(c[j]) * gamma);
+                    out[j] = x[j] * (exp::<FMA>(c[j] as f32) * gamma);
                 }
             }
         }
@@ -112,9 +112,9 @@ multiversion! {
 
 multiversion! {
     /// Row j of x (width elements) times e^(log[j]), or e^(log[0]) for all.
-    pub fn decay_rows<const FMA: bool>(x: &mut [f32], log: &[f32], width: usize) {
+    pub fn decay_rows<const FMA: bool>(x: &mut [f32], log: &[f64], width: usize) {
         for (j, row) in x.chunks_exact_mut(width).enumerate() {
-            let w = exp::<FMA>(log[if log.len() == 1 { 0 } else { j }]);
+            let w = exp::<FMA>(log[if log.len() == 1 { 0 } else { j }] as f32);
             row.iter_mut().for_each(|v| *v *= w);
         }
     }
@@ -122,12 +122,12 @@ multiversion! {
 
 multiversion! {
     /// e [len, len]: e^(c[s] - c[t]) for t <= s, else 0 (masked before exp). Scalar decays.
-    pub fn decay_matrix<const FMA: bool>(c: &[f32], out: &mut [f32]) {
+    pub fn decay_matrix<const FMA: bool>(c: &[f64], out: &mut [f32]) {
         let len = c.len();
         for (s, row) in out.chunks_exact_mut(len).enumerate() {
             let cs = c[s];
             for t in 0..len {
-                let x = if t <= s { cs - c[t] } else { f32::NEG_INFINITY };
+                let x = if t <= s { (cs - c[t]) as f32 } else { f32::NEG_INFINITY };
                 row[t] = exp::<FMA>(x);
             }
         }
@@ -203,7 +203,7 @@ impl States {
 multiversion! {
     /// Pairwise scores of a short chunk under vector decays: out [len, len] = gamma-weighted
     /// sum_f q[s, f] k[t, f] e^(c[s, f] - c[t, f]) for t <= s, added to `out`. Rows of q are `ld` apart.
-    pub fn pairwise<const FMA: bool>(q: &[f32], ld: usize, k: &[f32], c: &[f32], gamma: f32, f: usize, out: &mut [f32]) {
+    pub fn pairwise<const FMA: bool>(q: &[f32], ld: usize, k: &[f32], c: &[f64], gamma: f32, f: usize, out: &mut [f32]) {
         let len = k.len() / f;
         for s in 0..len {
             let (q, cs) = (&q[s * ld..s * ld + f], &c[s * f..(s + 1) * f]);
@@ -213,12 +213,12 @@ multiversion! {
                 let mut j = 0;
                 while j + 16 <= f {
                     for l in 0..16 {
-                        lanes[l] += q[j + l] * k[j + l] * exp::<FMA>(cs[j + l] - ct[j + l]);
+                        lanes[l] += q[j + l] * k[j + l] * exp::<FMA>((cs[j + l] - ct[j + l]) as f32);
                     }
                     j += 16;
                 }
                 while j < f {
-                    lanes[0] += q[j] * k[j] * exp::<FMA>(cs[j] - ct[j]);
+                    lanes[0] += q[j] * k[j] * exp::<FMA>((cs[j] - ct[j]) as f32);
                     j += 1;
                 }
                 out[s * len + t] += gamma * lanes.iter().sum::<f32>();

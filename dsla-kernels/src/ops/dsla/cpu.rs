@@ -162,13 +162,14 @@ impl Scores {
     }
 }
 
-/// One tile of queries of one kv head against its window keys.
+/// One tile of queries of one kv head against the sinks and its window's keys.
 pub struct Tile {
     /// Queries t0..t0 + m.
     pub t0: usize,
     pub m: usize,
-    /// Keys j0..j0 + cols of the call's keys.
+    /// The call's key behind the first column after the sinks.
     pub j0: usize,
+    /// Sinks, then window keys.
     pub cols: usize,
     /// K transposed [D, cols] and V [cols, D].
     pub kt: Vec<f32>,
@@ -184,31 +185,33 @@ impl Tile {
         let t0 = tile * TILE;
         let m = TILE.min(n.t - t0);
         let j0 = (t0 + n.r + 1).saturating_sub(n.w);
-        let cols = t0 + m + n.r - j0;
+        let near = t0 + m + n.r - j0;
+        let cols = n.n + near;
         let (mut k, mut v, mut kt) = (vec![0.0; cols * n.d], vec![0.0; cols * n.d], vec![0.0; cols * n.d]);
-        head_rows(&x.k, g, j0, cols, &mut k);
-        head_rows(&x.v, g, j0, cols, &mut v);
+        for (rows, sinks, out) in [(&x.k, &x.sink_k, &mut k), (&x.v, &x.sink_v, &mut v)] {
+            head_rows(sinks, g, 0, n.n, out);
+            head_rows(rows, g, j0, near, &mut out[n.n * n.d..]);
+        }
         transpose(&k, n.d, cols, n.d, &mut kt, cols);
         Tile { t0, m, j0, cols, kt, v }
     }
 
-    /// The keys (as columns of the tile) that row r sees.
-    pub fn band(&self, n: Dims, r: usize) -> std::ops::Range<usize> {
+    /// The window's columns that row r sees.
+    fn band(&self, n: Dims, r: usize) -> std::ops::Range<usize> {
         let last = self.t0 + r + n.r;
-        (last + 1).saturating_sub(n.w) - self.j0..last + 1 - self.j0
+        n.n + (last + 1).saturating_sub(n.w) - self.j0..n.n + last + 1 - self.j0
     }
 
-    /// a [m, cols] = e^(s - peak) inside the band, else 0; returns (peak, sum) per row.
+    /// a [m, cols] = e^(s - peak) where row r sees the key, else 0; returns (peak, sum) per row.
     pub fn weights(&self, n: Dims, q: &[f32], a: &mut [f32], stats: &mut [(f32, f32)]) {
         gemm(Into::Store, self.m, self.cols, n.d, rows(q, n.h * n.d), &self.kt, self.cols, a, self.cols);
         let scale = 1.0 / (n.d as f32).sqrt();
         for r in 0..self.m {
             let band = self.band(n, r);
             let row = &mut a[r * self.cols..(r + 1) * self.cols];
-            row[..band.start].fill(0.0);
-            row[band.end..].fill(0.0);
-            let row = &mut row[band];
             row.iter_mut().for_each(|s| *s *= scale);
+            row[n.sinks(self.t0 + r)..band.start].fill(f32::NEG_INFINITY);
+            row[band.end..].fill(f32::NEG_INFINITY);
             let peak = max(row);
             stats[r] = (peak, exp_sub_sum(row, peak));
         }

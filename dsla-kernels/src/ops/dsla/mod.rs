@@ -9,6 +9,8 @@
 //! - query t reads the states after token t - W was written, and the last W tokens exactly:
 //!   `num = sum_window e^(s_j - m) v_j + e^(mix - slope m) sum_i gamma_i phi(q)^T S_i`, `den` likewise with z,
 //!   where `s_j = q.k_j / sqrt(D)` and m is the row's maximum;
+//! - sinks: the first N tokens of the sequence are never forgotten: they stay in the exact part (pretrained models
+//!   park attention there; StreamingLLM, Xiao et al. 2024) and must bring phi(k) = 0 when they leave the window;
 //! - a ring that is not full (R < W) means the sequence began with this call's keys: the states must be zero.
 //!
 //! The paper's layer (arXiv 2506.09316, section 3) is W = 0, no normaliser, vector decays. The window, the sum
@@ -48,6 +50,12 @@ pub struct Args<'a> {
     pub k: View<'a>,
     /// Values [R + T, G, D], f32 or bf16.
     pub v: View<'a>,
+    /// Keys of the first N positions [N, G, D]; a query sees those that have left its window.
+    pub sink_k: View<'a>,
+    /// Their values [N, G, D].
+    pub sink_v: View<'a>,
+    /// Position of the first new token in its sequence.
+    pub position: usize,
     /// Query features [T, H, F] f32.
     pub phi_q: View<'a>,
     /// Features of the keys that leave the window [L, G, F] f32.
@@ -87,9 +95,18 @@ pub struct Dims {
     pub e: usize,
     /// Window length.
     pub w: usize,
+    /// Sinks.
+    pub n: usize,
+    /// Position of the first new token.
+    pub position: usize,
 }
 
 impl Dims {
+    /// Sinks that query t sees outside its window.
+    pub fn sinks(&self, t: usize) -> usize {
+        (self.position + t + 1).saturating_sub(self.w).min(self.n)
+    }
+
     /// Query t reads the states after key t - lag was written (negative: nothing yet).
     pub fn lag(&self) -> usize {
         self.w - self.r
@@ -115,6 +132,14 @@ impl Args<'_> {
         if e != 1 && e != f {
             return Err(Error::Argument { op: OP, arg: "log_decay", got: format!("{e} decays per head"), want: format!("1 or {f}") });
         }
+        let [sinks, _, _] = self.sink_k.dims(OP, "sink_k")?;
+        if sinks > 0 && w == 0 {
+            return Err(Error::Argument { op: OP, arg: "sink_k", got: format!("{sinks} sinks"), want: "none without a window".into() });
+        }
+        for (x, arg) in [(&self.sink_k, "sink_k"), (&self.sink_v, "sink_v")] {
+            x.expect_shape(OP, arg, &[sinks, g, d])?;
+            crate::vec::expect_float(x, OP, arg)?;
+        }
         let l = total.saturating_sub(w);
         self.q.expect_f32(OP, "q", &[t, h, d])?;
         for (x, arg) in [(&self.k, "k"), (&self.v, "v")] {
@@ -127,7 +152,7 @@ impl Args<'_> {
         self.gamma.expect_f32(OP, "gamma", &[2, h])?;
         self.mix.expect_f32(OP, "mix", &[h])?;
         self.slope.expect_f32(OP, "slope", &[h])?;
-        Ok(Dims { t, r: total - t, l, h, g, d, f, e, w })
+        Ok(Dims { t, r: total - t, l, h, g, d, f, e, w, n: sinks, position: self.position })
     }
 }
 
@@ -181,7 +206,7 @@ pub fn fold(phi_k: View, v: View, log_decay: View, state: State) -> Result<()> {
     let s = state.s.expect_f32(OP, "s", &[2, g, f, d])?;
     let z = state.z.expect_f32(OP, "z", &[2, g, f])?;
     match v.device() {
-        Device::Cpu => cpu::fold(phi_k, v, log_decay, Dims { t: 0, r: 0, l, h: g, g, d, f, e, w: 0 }, s, z),
+        Device::Cpu => cpu::fold(phi_k, v, log_decay, Dims { t: 0, r: 0, l, h: g, g, d, f, e, w: 0, n: 0, position: 0 }, s, z),
     }
     Ok(())
 }
@@ -206,8 +231,9 @@ pub struct Grads<'a> {
     pub s: ViewMut<'a>,
     /// [2, G, F]
     pub z: ViewMut<'a>,
-    /// Gradients of q [T, H, D], k and v [R + T, G, D]: wanted only when the projections train.
-    pub qkv: Option<[ViewMut<'a>; 3]>,
+    /// Gradients of q [T, H, D], k and v [R + T, G, D], sink_k and sink_v [N, G, D]: wanted only when the projections
+    /// train.
+    pub qkv: Option<[ViewMut<'a>; 5]>,
 }
 
 /// The backward pass. `s0`, `z0`: the initial states; `den`, `peak`: from [`Saved`]; out, d_out: [T, H, D].
@@ -231,10 +257,12 @@ pub fn backward(args: &Args, s0: View, z0: View, den: View, peak: View, out: Vie
         s: grads.s.expect_f32(OP, "d_s", &[2, n.g, n.f, n.d])?,
         z: grads.z.expect_f32(OP, "d_z", &[2, n.g, n.f])?,
         qkv: match grads.qkv {
-            Some([q, k, v]) => Some([
+            Some([q, k, v, sink_k, sink_v]) => Some([
                 q.expect_f32(OP, "d_q", &[n.t, n.h, n.d])?,
                 k.expect_f32(OP, "d_k", &[n.r + n.t, n.g, n.d])?,
                 v.expect_f32(OP, "d_v", &[n.r + n.t, n.g, n.d])?,
+                sink_k.expect_f32(OP, "d_sink_k", &[n.n, n.g, n.d])?,
+                sink_v.expect_f32(OP, "d_sink_v", &[n.n, n.g, n.d])?,
             ]),
             None => None,
         },

@@ -11,6 +11,10 @@ pub struct Inputs<'a, R> {
     pub k: &'a [R],
     /// Ring and new values.
     pub v: &'a [R],
+    /// Keys of the first positions.
+    pub sink_k: &'a [R],
+    /// Their values.
+    pub sink_v: &'a [R],
     /// Query features.
     pub phi_q: &'a [R],
     /// Features of leaving keys.
@@ -31,7 +35,7 @@ pub struct Inputs<'a, R> {
 
 /// -> (out [T, H, D], final S, final z).
 pub fn forward<R: Real>(x: &Inputs<R>, n: Dims, normalizer: Normalizer) -> [Vec<R>; 3] {
-    let Dims { t, r, l, h, g, d, f, e, w } = n;
+    let Dims { t, r, l, h, g, d, f, e, w, .. } = n;
     let (mut s, mut z) = (x.s.to_vec(), x.z.to_vec());
     let mut out = Vec::with_capacity(t * h * d);
     for time in 0..t {
@@ -58,19 +62,25 @@ pub fn forward<R: Real>(x: &Inputs<R>, n: Dims, normalizer: Normalizer) -> [Vec<
             if w > 0 {
                 let last = time + r;
                 let first = (last + 1).saturating_sub(w);
-                let score = |j: usize| {
+                // The window's keys, then the sinks that lie before it.
+                let keys: Vec<(&[R], &[R])> = (first..=last)
+                    .map(|j| (j, x.k, x.v))
+                    .chain((0..n.sinks(time)).map(|j| (j, x.sink_k, x.sink_v)))
+                    .map(|(j, k, v)| (&k[(j * g + kv) * d..][..d], &v[(j * g + kv) * d..][..d]))
+                    .collect();
+                let score = |k: &[R]| {
                     let mut sum = R::zero();
                     for b in 0..d {
-                        sum += x.q[(time * h + head) * d + b] * x.k[(j * g + kv) * d + b];
+                        sum += x.q[(time * h + head) * d + b] * k[b];
                     }
                     sum / R::of(d as f64).sqrt()
                 };
-                let peak = (first..=last).map(score).reduce(R::max).expect("a token sees itself");
-                for j in first..=last {
-                    let a = (score(j) - peak).exp();
+                let peak = keys.iter().map(|(k, _)| score(k)).reduce(R::max).expect("a token sees itself");
+                for (k, v) in &keys {
+                    let a = (score(k) - peak).exp();
                     den += a;
                     for b in 0..d {
-                        num[b] += a * x.v[(j * g + kv) * d + b];
+                        num[b] += a * v[b];
                     }
                 }
                 let log = x.mix[head] - x.slope[head] * peak;

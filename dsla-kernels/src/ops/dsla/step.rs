@@ -8,33 +8,38 @@ use crate::{Slice, multiversion};
 
 pub fn step(x: &Args, n: Dims, s: &mut [f32], z: &mut [f32], den: Option<&mut [f32]>, peak: Option<&mut [f32]>, out: &mut [f32]) {
     let group = n.h / n.g;
-    let keys = n.r + 1;
+    let (first, sinks) = ((n.r + 1).saturating_sub(n.w), n.sinks(0));
+    // Keys of the window, then the sinks before it.
+    let keys: Vec<(Slice, Slice, usize)> = (first..n.r + 1)
+        .map(|j| (x.k.slice(), x.v.slice(), j))
+        .chain((0..sinks).map(|j| (x.sink_k.slice(), x.sink_v.slice(), j)))
+        .collect();
+    let count = keys.len();
     let (mut kb, mut vb) = (vec![0.0; n.d], vec![0.0; n.d]);
-    let mut scores = vec![0.0; group * keys];
+    let mut scores = vec![0.0; group * count];
     let mut weights = vec![0.0; 2 * group];
     let (mut dens, mut peaks) = (vec![0.0; n.h], vec![0.0; n.h]);
     out.fill(0.0);
     for g in 0..n.g {
         let heads = g * group..(g + 1) * group;
-        let first = keys.saturating_sub(n.w);
         weights.fill(1.0);
         if n.w > 0 {
-            for j in first..keys {
-                let k = row(x.k.slice(), (j * n.g + g) * n.d, &mut kb);
+            for (c, (k, _, j)) in keys.iter().enumerate() {
+                let k = row(*k, (j * n.g + g) * n.d, &mut kb);
                 for (i, h) in heads.clone().enumerate() {
-                    scores[i * keys + j] = dot(&f32s(&x.q)[h * n.d..(h + 1) * n.d], k) / (n.d as f32).sqrt();
+                    scores[i * count + c] = dot(&f32s(&x.q)[h * n.d..(h + 1) * n.d], k) / (n.d as f32).sqrt();
                 }
             }
             for (i, h) in heads.clone().enumerate() {
-                let row = &mut scores[i * keys + first..(i + 1) * keys];
+                let row = &mut scores[i * count..(i + 1) * count];
                 peaks[h] = max(row);
                 dens[h] = exp_sub_sum(row, peaks[h]);
                 weights[i] = log_weight(f32s(&x.mix)[h], f32s(&x.slope)[h], peaks[h]).exp();
             }
-            for j in first..keys {
-                let v = row(x.v.slice(), (j * n.g + g) * n.d, &mut vb);
+            for (c, (_, v, j)) in keys.iter().enumerate() {
+                let v = row(*v, (j * n.g + g) * n.d, &mut vb);
                 for (i, h) in heads.clone().enumerate() {
-                    axpy(scores[i * keys + j], v, &mut out[h * n.d..(h + 1) * n.d]);
+                    axpy(scores[i * count + c], v, &mut out[h * n.d..(h + 1) * n.d]);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The `dsla` command line.
 
 mod args;
+mod distill;
 mod eval;
 mod generate;
 mod info;
@@ -28,6 +29,10 @@ enum Command {
     /// Measure quality.
     #[command(subcommand)]
     Eval(eval::Eval),
+    /// Score layers: which one to convert first.
+    Sensitivity(distill::Sensitivity),
+    /// Train an adapter.
+    Distill(distill::Distill),
     /// Run one paper-form layer on tensors from a file.
     Layer(layer::Layer),
 }
@@ -38,6 +43,8 @@ fn main() {
         Command::Info(c) => c.run(),
         Command::Generate(c) => c.run(),
         Command::Eval(c) => c.run(),
+        Command::Sensitivity(c) => c.run(),
+        Command::Distill(c) => c.run(),
         Command::Layer(c) => c.run(),
     };
     if let Err(e) = result {

@@ -1,0 +1,37 @@
+//! AdamW over a layer's f32 masters, with the gradient clipped by the layer's own norm.
+
+use crate::Result;
+use dsla_core::DslaParams;
+use dsla_kernels::ops::adamw::{self, AdamW};
+
+/// First and second moments of one layer.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    pub m: DslaParams,
+    pub v: DslaParams,
+}
+
+impl Moments {
+    pub fn new(params: &DslaParams) -> Moments {
+        Moments { m: params.zeros_like(), v: params.zeros_like() }
+    }
+}
+
+/// One step; returns the gradient's norm before clipping.
+pub fn step(params: &mut DslaParams, grads: &mut DslaParams, moments: &mut Moments, clip: f64, options: &AdamW) -> Result<f64> {
+    let squares: f64 = grads.tensors().iter().flat_map(|(_, t)| t.f32()).map(|&g| (g as f64).powi(2)).sum();
+    let norm = squares.sqrt();
+    if norm > clip {
+        let scale = (clip / norm) as f32;
+        for (_, g) in grads.tensors_mut() {
+            g.f32_mut().iter_mut().for_each(|g| *g *= scale);
+        }
+    }
+    let all = params.tensors_mut().into_iter().zip(grads.tensors());
+    let moments = moments.m.tensors_mut().into_iter().zip(moments.v.tensors_mut());
+    for (((_, p), (_, g)), ((_, m), (_, v))) in all.zip(moments) {
+        let n = [p.len()];
+        adamw::step(p.view_mut().reshape(n), g.view().reshape(n), m.view_mut().reshape(n), v.view_mut().reshape(n), options)?;
+    }
+    Ok(norm)
+}

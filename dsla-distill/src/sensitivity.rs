@@ -1,0 +1,133 @@
+//! Which layer to convert first: measured and unmeasured orders.
+
+use crate::align::teacher_pass;
+use crate::probe::probe;
+use crate::{Error, Result, rank};
+use dsla_kernels::case::Rng;
+use dsla_model::eval::{divergence, passkey};
+use dsla_model::{Model, Plan};
+
+/// How layers are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// Greedy divergence, re-measured after each conversion.
+    Greedy,
+    /// Divergence of converting the one layer.
+    Kl,
+    /// The paper's: mean attention entropy, lowest first.
+    Entropy,
+    /// Highest first.
+    EntropyDesc,
+    /// Drop in passkey recall of converting the one layer, ties by its divergence.
+    Recall,
+    /// Last layer first (what upstream's code falls back to).
+    Depth,
+    /// Evenly spread over the depth.
+    Uniform,
+    /// By seed 0.
+    Random,
+}
+
+impl std::str::FromStr for Metric {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Metric> {
+        Ok(match s {
+            "greedy" => Metric::Greedy,
+            "kl" => Metric::Kl,
+            "entropy" => Metric::Entropy,
+            "entropy_desc" => Metric::EntropyDesc,
+            "recall" => Metric::Recall,
+            "depth" => Metric::Depth,
+            "uniform" => Metric::Uniform,
+            "random" => Metric::Random,
+            _ => {
+                let want = "greedy, kl, entropy, entropy_desc, recall, depth, uniform or random".into();
+                return Err(Error::Argument { arg: "metric", got: s.into(), want });
+            }
+        })
+    }
+}
+
+/// Scores and the order they give.
+#[derive(Clone, Debug)]
+pub struct Sensitivity {
+    /// Layers, first to convert first.
+    pub order: Vec<usize>,
+    /// Score per layer, by layer number (greedy: divergence after its conversion); empty where nothing is measured.
+    pub scores: Vec<f64>,
+}
+
+/// Score all layers on `windows` of text. Greedy, kl and recall need a model with an adapter.
+pub fn sensitivity(model: &Model, metric: Metric, windows: &[&[u32]], mut progress: impl FnMut(usize, usize)) -> Result<Sensitivity> {
+    let n = model.config().num_layers;
+    if matches!(metric, Metric::Greedy | Metric::Kl | Metric::Recall) && model.adapter().is_none() {
+        return Err(Error::Argument { arg: "metric", got: format!("{metric:?} without an adapter"), want: "an adapter to measure".into() });
+    }
+    let all: Vec<usize> = (0..n).collect();
+    let single = |l: usize| Plan::of_layers(n, &[l]);
+    let ascending = |scores: &[f64]| {
+        let mut order = all.clone();
+        order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+        order
+    };
+    Ok(match metric {
+        Metric::Greedy => {
+            let (order, after) = rank::greedy(model, &all, windows, progress)?;
+            let mut scores = vec![0.0; n];
+            order.iter().zip(after).for_each(|(&l, kl)| scores[l] = kl);
+            Sensitivity { order, scores }
+        }
+        Metric::Kl => {
+            let plans: Vec<Plan> = all.iter().map(|&l| single(l)).collect();
+            let scores: Vec<f64> = divergence(model, &plans, windows, progress)?.iter().map(|d| d.kl).collect();
+            Sensitivity { order: ascending(&scores), scores }
+        }
+        Metric::Recall => {
+            let plans: Vec<Plan> = all.iter().map(|&l| single(l)).collect();
+            let kl: Vec<f64> = divergence(model, &plans, windows, |_, _| {})?.iter().map(|d| d.kl).collect();
+            let (length, count) = (512.min(model.table().positions() - 16), 10);
+            let whole = passkey(model, &Plan::teacher(n), length, count, 0, |_, _| {})?.accuracy;
+            let mut scores = vec![];
+            for (l, plan) in plans.iter().enumerate() {
+                scores.push(whole - passkey(model, plan, length, count, 0, |_, _| {})?.accuracy);
+                progress(l + 1, n);
+            }
+            let ties: Vec<f64> = scores.iter().zip(&kl).map(|(s, k)| s + 1e-6 * k).collect();
+            Sensitivity { order: ascending(&ties), scores }
+        }
+        Metric::Entropy | Metric::EntropyDesc => {
+            let mut scores = vec![0.0; n];
+            for (i, w) in windows.iter().enumerate() {
+                teacher_pass(model, &[w], n - 1, |l, inputs| {
+                    for x in &inputs {
+                        let p = probe(x);
+                        scores[l] += p.entropy.iter().sum::<f64>() / (p.entropy.len() * windows.len()) as f64;
+                    }
+                    Ok(())
+                })?;
+                progress(i + 1, windows.len());
+            }
+            let mut order = ascending(&scores);
+            if metric == Metric::EntropyDesc {
+                order.reverse();
+            }
+            Sensitivity { order, scores }
+        }
+        Metric::Depth => Sensitivity { order: all.into_iter().rev().collect(), scores: vec![] },
+        Metric::Uniform => {
+            // Bit-reversed numbers: every prefix is spread over the depth.
+            let bits = usize::BITS - n.saturating_sub(1).leading_zeros();
+            let mut order: Vec<usize> = (0..1usize << bits).map(|i| if bits == 0 { 0 } else { i.reverse_bits() >> (usize::BITS - bits) }).collect();
+            order.retain(|&l| l < n);
+            Sensitivity { order, scores: vec![] }
+        }
+        Metric::Random => {
+            let (mut order, mut rng) = (all, Rng::new(0));
+            for i in (1..n).rev() {
+                order.swap(i, (rng.bits() % (i as u64 + 1)) as usize);
+            }
+            Sensitivity { order, scores: vec![] }
+        }
+    })
+}

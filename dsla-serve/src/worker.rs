@@ -1,0 +1,324 @@
+//! The one engine thread: takes requests in, lets the policy decide, admits, folds, runs a step, sends events.
+
+use crate::adapt::{Controller, Load};
+use crate::backend::{Backend, Feed};
+use crate::engine::{EngineConfig, Shared};
+use crate::request::Facts;
+use crate::running::{Running, Submission};
+use crate::scheduler::{Limits, Planned, Scheduler, Waiting};
+use crate::stats::{Stats, StepReport};
+use crate::{Error, Result};
+use dsla_model::core::Tensor;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) struct Worker<B: Backend> {
+    backend: B,
+    shared: Arc<Shared>,
+    facts: Facts,
+    controller: Controller,
+    scheduler: Scheduler,
+    waiting: BTreeMap<u64, Submission>,
+    /// By id, which is the scheduler's order too.
+    running: BTreeMap<u64, Running<B::Sequence>>,
+    started: Instant,
+    /// Layers folded per step at most; 0 when running sequences are not folded.
+    max_folds: usize,
+    stats: Stats,
+}
+
+/// What became of one planned sequence: its row of logits, if it wanted one.
+type Outcome = (Planned, Result<Option<Tensor>>);
+
+impl<B: Backend> Worker<B> {
+    pub fn new(backend: B, shared: Arc<Shared>, controller: Controller, config: &EngineConfig) -> Worker<B> {
+        let facts = shared.facts.clone();
+        let limits = Limits {
+            max_running: config.max_running,
+            prefill_chunk: config.prefill_chunk,
+            budget: facts.budget,
+        };
+        let foldable = backend.foldable();
+        if config.fold_running && !foldable && facts.ladder.max() > 0 {
+            tracing::warn!("this adapter's gates read more than a KV cache holds: running sequences stay as they are");
+        }
+        Worker {
+            backend,
+            shared,
+            facts,
+            controller,
+            scheduler: Scheduler::new(limits),
+            waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
+            started: Instant::now(),
+            max_folds: if config.fold_running && foldable { config.max_folds_per_step } else { 0 },
+            stats: Stats::default(),
+        }
+    }
+
+    /// Until shutdown.
+    pub fn run(mut self) {
+        loop {
+            let wait = self.controller.idle_wait(self.started.elapsed());
+            let orders = self.shared.receive(self.scheduler.is_idle(), wait);
+            orders.arrived.into_iter().for_each(|request| self.enqueue(request));
+            self.prune(orders.stop_now);
+            if orders.closing && self.scheduler.is_idle() {
+                self.publish();
+                return;
+            }
+            let begin = Instant::now();
+            self.adapt();
+            self.admit();
+            let folds = self.fold();
+            let stepped = self.step();
+            self.publish();
+            if let Some((prompt_tokens, generated_tokens)) = stepped.filter(|_| self.shared.watched()) {
+                self.shared.report(StepReport {
+                    at: self.stats.at,
+                    took: begin.elapsed(),
+                    prompt_tokens,
+                    generated_tokens,
+                    folds,
+                    stats: self.stats.clone(),
+                });
+            }
+        }
+    }
+
+    fn enqueue(&mut self, request: Submission) {
+        let prompt = request.prompt.len();
+        let total = prompt + request.params.max_tokens;
+        self.scheduler.enqueue(Waiting { id: request.id, prompt, total, pinned: request.pinned });
+        self.waiting.insert(request.id, request);
+    }
+
+    /// Ends cancelled requests, or all of them.
+    fn prune(&mut self, all: bool) {
+        let layers = self.facts.ladder.layers();
+        let gone: Vec<u64> = self.waiting.iter().filter(|(_, r)| all || r.is_cancelled()).map(|(id, _)| *id).collect();
+        for id in gone {
+            let Some(request) = self.waiting.remove(&id) else { continue };
+            self.scheduler.remove(id);
+            self.stats.cancelled += 1;
+            request.cancel(0, 0, layers);
+        }
+        let gone = self.running.iter().filter(|(_, r)| all || r.request.is_cancelled());
+        let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
+        for id in gone {
+            let Some(running) = self.running.remove(&id) else { continue };
+            self.scheduler.remove(id);
+            self.stats.cancelled += 1;
+            let converted = self.backend.converted(&running.seq);
+            let Running { request, seq, generated, .. } = running;
+            // Memory first: whoever sees the event finds it free.
+            drop(seq);
+            request.cancel(generated, converted, layers);
+        }
+    }
+
+    fn adapt(&mut self) {
+        let waiting = self.scheduler.waiting();
+        let held = self.running.values().map(|r| self.backend.held(&r.seq));
+        let (kv_bytes, state_bytes) = held.fold((0, 0), |(kv, state), h| (kv + h.kv, state + h.state));
+        let (longest, tokens) = waiting.fold((0, 0), |(max, sum), w| (w.prompt.max(max), sum + w.prompt));
+        let before = self.controller.target();
+        let target = self.controller.observe(&Load {
+            now: self.started.elapsed(),
+            queued_requests: self.waiting.len(),
+            longest_queued_prompt: longest,
+            queued_prompt_tokens: tokens,
+            running: self.running.len(),
+            kv_bytes,
+            state_bytes,
+            kv_budget: self.facts.budget,
+        });
+        if target != before {
+            tracing::info!(from = before, to = target, queued = self.waiting.len(), longest, "converted layers");
+        }
+    }
+
+    fn admit(&mut self) {
+        let target = self.controller.target();
+        let facts = &self.facts;
+        let start = |w: &Waiting| facts.start(w.total, w.pinned, target);
+        let admitted = self.scheduler.admit(|w| match start(w) {
+            Ok(converted) => facts.footprint.peak(w.total, converted),
+            // Refused below, once it is out of the queue.
+            Err(_) => 0,
+        });
+        for w in admitted {
+            let Some(request) = self.waiting.remove(&w.id) else { continue };
+            let started = facts.start(w.total, w.pinned, target).and_then(|converted| self.backend.start(converted));
+            match started {
+                Ok(seq) => {
+                    tracing::debug!(parent: &request.span, converted = self.backend.converted(&seq), "admitted");
+                    self.running.insert(w.id, Running::new(request, seq));
+                }
+                Err(error) => {
+                    self.scheduler.remove(w.id);
+                    self.stats.failed += 1;
+                    request.end(Err(error));
+                }
+            }
+        }
+        self.shared.set_queued(self.waiting.len());
+    }
+
+    /// Brings running sequences closer to the target, those with most keys and values first. Layers folded.
+    fn fold(&mut self) -> usize {
+        let target = self.controller.target();
+        let mut folds = 0;
+        let mut no_room = Vec::new();
+        while folds < self.max_folds {
+            let behind = self.running.iter().filter(|(id, r)| {
+                let open = r.request.pinned.is_none() && r.fed > 0 && !no_room.contains(*id);
+                open && self.backend.converted(&r.seq) < target
+            });
+            let next = behind.max_by_key(|(_, r)| self.backend.held(&r.seq).kv).map(|(id, _)| *id);
+            let Some((id, r)) = next.and_then(|id| Some((id, self.running.get_mut(&id)?))) else { break };
+            // A short sequence's state is larger than its keys and values: it has to fit first.
+            let converted = self.backend.converted(&r.seq) + 1;
+            if !self.scheduler.resize(id, self.facts.footprint.peak(r.total(), converted)) {
+                no_room.push(id);
+                continue;
+            }
+            match self.backend.fold(&mut r.seq) {
+                Ok(()) if self.backend.converted(&r.seq) == converted => folds += 1,
+                Ok(()) => {
+                    let got = self.backend.converted(&r.seq);
+                    self.fail(id, Error::internal("converted layers after a fold", got, converted));
+                }
+                Err(error) => self.fail(id, error),
+            }
+        }
+        self.stats.folds += folds as u64;
+        folds
+    }
+
+    /// One step of every planned sequence: prompt tokens fed and tokens generated; `None` when nothing runs.
+    fn step(&mut self) -> Option<(usize, usize)> {
+        let plan = self.scheduler.plan();
+        if plan.is_empty() {
+            return None;
+        }
+        let (mut prompt_tokens, mut generated) = (0, 0);
+        for (planned, outcome) in self.forward(&plan) {
+            let logits = match outcome {
+                Ok(logits) => logits,
+                Err(error) => {
+                    self.fail(planned.id, error);
+                    continue;
+                }
+            };
+            self.scheduler.fed(planned);
+            let Some(r) = self.running.get_mut(&planned.id) else { continue };
+            let fed = planned.tokens.min(r.prompt_left());
+            r.fed += fed;
+            prompt_tokens += fed;
+            let Some(logits) = logits else { continue };
+            match r.accept(&self.backend, logits.view(), self.facts.ladder.layers()) {
+                Ok(event) => {
+                    generated += usize::from(event.token.is_some());
+                    self.deliver(planned.id, event);
+                }
+                Err(error) => self.fail(planned.id, error),
+            }
+        }
+        self.stats.steps += 1;
+        self.stats.prompt_tokens += prompt_tokens as u64;
+        self.stats.generated_tokens += generated as u64;
+        Some((prompt_tokens, generated))
+    }
+
+    /// All planned sequences in one call; when that fails, each alone, so that one cannot end the others.
+    fn forward(&mut self, plan: &[Planned]) -> Vec<Outcome> {
+        let backend = &self.backend;
+        let planned = |id: u64| plan.binary_search_by_key(&id, |p| p.id).ok().map(|at| plan[at]);
+        let before: Vec<_> = plan.iter().filter_map(|p| Some(self.running.get(&p.id)?.mark(backend))).collect();
+        let mut feeds: Vec<Feed<B::Sequence>> =
+            self.running.iter_mut().filter_map(|(id, r)| Some(r.feed(planned(*id)?))).collect();
+        let together = checked_forward(backend, &mut feeds);
+        let together = match together {
+            Ok(rows) => return plan.iter().copied().zip(rows.into_iter().map(Ok)).collect(),
+            Err(error) => error,
+        };
+        if plan.len() > 1 {
+            tracing::warn!(error = %together, sequences = plan.len(), "a step failed, running its sequences alone");
+        }
+        let mut outcomes = Vec::with_capacity(plan.len());
+        for (&step, before) in plan.iter().zip(before) {
+            let Some(r) = self.running.get_mut(&step.id) else { continue };
+            // A sequence that took in half a step would go on with wrong text.
+            let outcome = if plan.len() == 1 || r.mark(backend) != before {
+                Err(together.clone())
+            } else {
+                checked_forward(backend, &mut [r.feed(step)]).map(|mut rows| rows.pop().flatten())
+            };
+            outcomes.push((step, outcome));
+        }
+        outcomes
+    }
+
+    fn deliver(&mut self, id: u64, event: crate::Event) {
+        if event.finish.is_some() {
+            self.stats.finished += 1;
+            if let Some(request) = self.forget(id) {
+                request.end(Ok(event));
+            }
+        } else if let Some(r) = self.running.get(&id) {
+            // A receiver that is gone has also set the flag that the next step looks at.
+            let _ = r.request.events.send(Ok(event));
+        }
+    }
+
+    fn fail(&mut self, id: u64, error: Error) {
+        self.stats.failed += 1;
+        if let Some(request) = self.forget(id) {
+            request.end(Err(error));
+        }
+    }
+
+    /// Frees a running sequence before anyone hears of its end.
+    fn forget(&mut self, id: u64) -> Option<Submission> {
+        self.scheduler.remove(id);
+        let running = self.running.remove(&id)?;
+        drop(running.seq);
+        Some(running.request)
+    }
+
+    fn publish(&mut self) {
+        let sequences: Vec<_> = self.running.values().map(|r| r.stats(&self.backend)).collect();
+        self.stats.at = self.started.elapsed();
+        self.stats.queued = self.waiting.len();
+        self.stats.running = sequences.len();
+        self.stats.kv_bytes = sequences.iter().map(|s| s.kv_bytes).sum();
+        self.stats.state_bytes = sequences.iter().map(|s| s.state_bytes).sum();
+        self.stats.reserved_bytes = self.scheduler.reserved();
+        self.stats.kv_budget = self.facts.budget;
+        self.stats.layers = self.facts.ladder.layers();
+        self.stats.converted_target = self.controller.target();
+        self.stats.converted_max = self.controller.max();
+        self.stats.sequences = sequences;
+        self.shared.publish(self.stats.clone());
+    }
+}
+
+/// One row of logits for each feed that wants one.
+fn checked_forward<B: Backend>(backend: &B, feeds: &mut [Feed<B::Sequence>]) -> Result<Vec<Option<Tensor>>> {
+    let wanted: Vec<bool> = feeds.iter().map(|f| f.logits).collect();
+    let rows = wanted.iter().filter(|w| **w).count();
+    let logits = backend.forward(feeds)?;
+    match logits.dims() {
+        [got, vocab] if *got == rows => {
+            let mut each = logits.f32().chunks_exact((*vocab).max(1)).map(|row| Tensor::from_f32([*vocab], row.to_vec()));
+            Ok(wanted.into_iter().map(|w| if w { each.next() } else { None }).collect())
+        }
+        dims => Err(Error::internal("logits of a step", format!("{dims:?}"), format!("[{rows}, vocabulary]"))),
+    }
+}
+

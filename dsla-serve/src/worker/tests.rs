@@ -1,0 +1,388 @@
+//! The engine thread with a model that fails on demand. It counts: after token t comes t + 1.
+
+use super::*;
+use crate::adapt::{Ladder, Policy, Threshold};
+use crate::backend::Held;
+use crate::engine::Core;
+use crate::footprint::Footprint;
+use crate::{Event, FinishReason, Generation, Request, SamplingParams};
+use dsla_model::Tokenizer;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+const VOCAB: usize = 50;
+const LAYERS: usize = 4;
+/// Bytes of a token in a layer, and of a layer's state.
+const TOKEN: usize = 10;
+const STATE: usize = 100;
+/// A prompt that holds it makes every call that feeds it fail; the second also leaves a mark on the sequence.
+const FAILS: u32 = 40;
+const FAILS_LATE: u32 = 41;
+const NAN: u32 = 42;
+const PANICS: u32 = 43;
+
+#[derive(Clone)]
+struct Fake {
+    live: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
+    pause: Duration,
+    foldable: bool,
+    eos: Vec<u32>,
+}
+
+struct Seq {
+    history: Vec<u32>,
+    converted: usize,
+    live: Arc<AtomicUsize>,
+}
+
+impl Drop for Seq {
+    fn drop(&mut self) {
+        self.live.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Backend for Fake {
+    type Sequence = Seq;
+
+    fn start(&self, converted: usize) -> Result<Seq> {
+        self.live.fetch_add(1, Ordering::SeqCst);
+        Ok(Seq { history: vec![], converted, live: Arc::clone(&self.live) })
+    }
+
+    fn forward(&self, feeds: &mut [Feed<'_, Seq>]) -> Result<Tensor> {
+        std::thread::sleep(self.pause);
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        for feed in feeds.iter_mut() {
+            assert!(!feed.tokens.contains(&PANICS), "as ordered");
+            if feed.tokens.contains(&FAILS_LATE) {
+                feed.seq.history.push(0);
+            }
+            if feed.tokens.iter().any(|t| [FAILS, FAILS_LATE].contains(t)) {
+                return Err(Error::internal("fake", "a poisoned token", "none"));
+            }
+        }
+        let mut logits = vec![];
+        for feed in feeds.iter_mut() {
+            feed.seq.history.extend_from_slice(feed.tokens);
+            if feed.logits {
+                let mut row = [0.0; VOCAB];
+                let last = *feed.seq.history.last().expect("fed") as usize;
+                row[(last + 1) % 30] = if feed.seq.history.contains(&NAN) { f32::NAN } else { 9.0 };
+                logits.extend(row);
+            }
+        }
+        Ok(Tensor::from_f32([logits.len() / VOCAB, VOCAB], logits))
+    }
+
+    fn fold(&self, seq: &mut Seq) -> Result<()> {
+        seq.converted += 1;
+        Ok(())
+    }
+
+    fn foldable(&self) -> bool {
+        self.foldable
+    }
+
+    fn converted(&self, seq: &Seq) -> usize {
+        seq.converted
+    }
+
+    fn len(&self, seq: &Seq) -> usize {
+        seq.history.len()
+    }
+
+    fn held(&self, seq: &Seq) -> Held {
+        Held { kv: (LAYERS - seq.converted) * TOKEN * seq.history.len(), state: seq.converted * STATE }
+    }
+
+    fn tokenizer(&self) -> Option<&Tokenizer> {
+        None
+    }
+
+    fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+}
+
+fn fake(pause_ms: u64) -> Fake {
+    let pause = Duration::from_millis(pause_ms);
+    Fake { live: Arc::default(), calls: Arc::default(), pause, foldable: true, eos: vec![] }
+}
+
+fn start(backend: &Fake, config: EngineConfig) -> Core {
+    let facts = Facts {
+        vocab: VOCAB,
+        context: 10_000,
+        text: false,
+        ladder: Ladder::new(LAYERS, LAYERS, &[], None),
+        policy: (0, 0),
+        footprint: Footprint::new(LAYERS, TOKEN, (0..=LAYERS).map(|k| k * STATE).collect()),
+        budget: config.kv_budget,
+    };
+    Core::start(backend.clone(), facts, config).expect("an engine")
+}
+
+fn request(prompt: &[u32], max_tokens: usize) -> Request {
+    Request { prompt: prompt.to_vec(), params: SamplingParams { max_tokens, ..SamplingParams::default() } }
+}
+
+fn submit(core: &Core, prompt: &[u32], max_tokens: usize) -> Generation {
+    core.submit(request(prompt, max_tokens)).expect("accepted")
+}
+
+fn ids(generation: Generation) -> Vec<u32> {
+    generation.wait().expect("a completion").ids
+}
+
+/// Waits for what the engine thread does on its own time.
+fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(Instant::now() < end, "not in 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn an_error_ends_its_request_and_no_other() {
+    for bad in [FAILS, FAILS_LATE, NAN] {
+        let backend = fake(1);
+        let core = start(&backend, EngineConfig { prefill_chunk: 4, ..EngineConfig::default() });
+        let first = submit(&core, &[1], 30);
+        let poisoned = submit(&core, &[2, bad, 3], 30);
+        let last = submit(&core, &[3], 30);
+        let error = poisoned.wait().expect_err("an error").to_string();
+        assert!(error.contains(if bad == NAN { "NaN" } else { "poisoned" }), "{bad}: {error}");
+        let count = |from: u32| (0..30).map(|i| (from + i) % 30).collect::<Vec<_>>();
+        assert_eq!(ids(first), count(2), "{bad}");
+        assert_eq!(ids(last), count(4), "{bad}");
+        eventually("all freed", || backend.live.load(Ordering::SeqCst) == 0);
+        eventually("counted", || core.shared.stats().failed == 1 && core.shared.stats().finished == 2);
+        assert_eq!(core.shared.stats().reserved_bytes, 0);
+    }
+}
+
+#[test]
+fn a_step_that_failed_half_way_is_not_continued() {
+    // The second sequence is touched by the failing call; with it gone the others run alone.
+    let backend = fake(0);
+    let mut batch = vec![];
+    let core = start(&Fake { pause: Duration::from_millis(5), ..backend.clone() }, EngineConfig::default());
+    for prompt in [[1, 2], [2, FAILS_LATE], [3, 4]] {
+        batch.push(submit(&core, &prompt, 3));
+    }
+    let results: Vec<_> = batch.into_iter().map(|g| g.wait().map(|c| c.ids)).collect();
+    assert_eq!(results[0].as_ref().ok(), Some(&vec![3, 4, 5]));
+    assert!(results[1].is_err());
+    assert_eq!(results[2].as_ref().ok(), Some(&vec![5, 6, 7]));
+}
+
+#[test]
+fn a_panic_leaves_nobody_waiting() {
+    let core = start(&fake(1), EngineConfig::default());
+    let other = submit(&core, &[1], 5000);
+    let bad = submit(&core, &[PANICS], 1);
+    assert!(matches!(bad.wait(), Err(Error::Stopped)));
+    assert!(matches!(other.wait(), Err(Error::Stopped)));
+    eventually("stopped", || matches!(core.submit(request(&[1], 1)), Err(Error::Stopped)));
+    core.shutdown(Duration::MAX);
+}
+
+#[test]
+fn events_end_once() {
+    let core = start(&Fake { eos: vec![5], ..fake(0) }, EngineConfig::default());
+    let events: Vec<Event> = submit(&core, &[2], 9).map(|e| e.expect("an event")).collect();
+    let tokens: Vec<_> = events.iter().map(|e| (e.token, e.finish)).collect();
+    assert_eq!(tokens, [(Some(3), None), (Some(4), None), (None, Some(FinishReason::Stop))]);
+    assert_eq!(events[2].usage.generated, 2);
+    let mut params = SamplingParams { max_tokens: 4, ignore_eos: true, ..SamplingParams::default() };
+    params.logprobs = Some(2);
+    let on = core.submit(Request { prompt: vec![2], params }).expect("accepted").wait().expect("a completion");
+    assert_eq!((on.ids, on.finish), (vec![3, 4, 5, 6], FinishReason::Length));
+    assert_eq!(on.logprobs.len(), 4);
+    assert_eq!(on.logprobs[0].top[0].0, 3);
+    assert_eq!(on.logprobs[0].top[0].1, on.logprobs[0].logprob);
+}
+
+#[test]
+fn dropping_cancels_and_frees() {
+    let backend = fake(1);
+    let core = start(&backend, EngineConfig { max_running: 2, ..EngineConfig::default() });
+    let (a, b, queued) = (submit(&core, &[1], 5000), submit(&core, &[1], 5000), submit(&core, &[1], 5000));
+    eventually("two run", || core.shared.stats().running == 2);
+    let calls = backend.calls.load(Ordering::SeqCst);
+    drop((a, b, queued));
+    eventually("free", || backend.live.load(Ordering::SeqCst) == 0);
+    assert!(backend.calls.load(Ordering::SeqCst) <= calls + 6, "by the next steps");
+    eventually("counted", || core.shared.stats().cancelled == 3);
+    let stats = core.shared.stats();
+    assert_eq!((stats.queued, stats.running, stats.kv_bytes, stats.reserved_bytes), (0, 0, 0, 0));
+    let last = submit(&core, &[1], 5000);
+    last.cancel();
+    assert_eq!(last.wait().expect("an end").finish, FinishReason::Cancelled);
+}
+
+#[test]
+fn the_queue_is_bounded_and_served_in_order() {
+    let backend = fake(2);
+    let core = start(&backend, EngineConfig { max_running: 1, max_queue: 3, ..EngineConfig::default() });
+    let first = submit(&core, &[1], 20);
+    eventually("it runs", || core.shared.stats().running == 1);
+    let mut queued: Vec<_> = (0..3).map(|_| submit(&core, &[1], 2)).collect();
+    let full = core.submit(request(&[1], 2)).expect_err("full").to_string();
+    assert_eq!(full, "queue: got 3 requests waiting, want fewer than 3");
+    assert_eq!(core.shared.stats().queued, 3);
+    let last = queued.pop().expect("three");
+    assert_eq!(ids(last), [2, 3]);
+    for before in queued.iter_mut() {
+        assert!(before.events.try_recv().is_ok(), "served before the last one");
+    }
+    assert_eq!(ids(first).len(), 20);
+}
+
+#[test]
+fn shutdown_drains_then_cancels() {
+    let backend = fake(1);
+    let core = start(&backend, EngineConfig { max_running: 2, ..EngineConfig::default() });
+    let (short, long, queued) = (submit(&core, &[1], 5), submit(&core, &[1], 9000), submit(&core, &[1], 9000));
+    let begin = Instant::now();
+    core.shutdown(Duration::from_millis(150));
+    assert!(begin.elapsed() >= Duration::from_millis(150) && begin.elapsed() < Duration::from_secs(10));
+    assert_eq!(short.wait().expect("drained").finish, FinishReason::Length);
+    let long = long.wait().expect("cancelled");
+    assert!(long.finish == FinishReason::Cancelled && long.ids.len() > 5 && long.usage.generated == long.ids.len());
+    assert_eq!(queued.wait().expect("cancelled").finish, FinishReason::Cancelled);
+    assert_eq!(backend.live.load(Ordering::SeqCst), 0);
+    assert!(matches!(core.submit(request(&[1], 1)), Err(Error::ShuttingDown)));
+    core.shutdown(Duration::MAX);
+    assert!(core.shared.subscribe().recv().is_err());
+}
+
+#[test]
+fn shutdown_of_an_idle_engine_and_a_generous_deadline() {
+    let core = start(&fake(0), EngineConfig::default());
+    let work = submit(&core, &[1], 100);
+    core.shutdown(Duration::MAX);
+    assert_eq!(ids(work).len(), 100);
+    let core = start(&fake(0), EngineConfig::default());
+    core.shutdown(Duration::ZERO);
+    drop(core);
+}
+
+/// Up when a prompt of 9 tokens waits, at once; down again when none does, if it `relaxes`.
+fn eager(step: usize, relaxes: bool) -> Policy {
+    let (period, cooldown) = (Duration::ZERO, Duration::ZERO);
+    let relax_queue = if relaxes { 0.5 } else { 0.0 };
+    Policy::Threshold(Threshold { prompt_tokens: 9, period, cooldown, relax_queue, step, ..Threshold::default() })
+}
+
+#[test]
+fn running_sequences_follow_the_target_and_pinned_ones_do_not() {
+    let config = EngineConfig { policy: eager(3, false), max_folds_per_step: 2, prefill_chunk: 64, ..EngineConfig::default() };
+    let core = start(&fake(1), config);
+    let reports = core.shared.subscribe();
+    let mut free = submit(&core, &[1, 2, 3], 40);
+    let mut pinned = request(&[1], 40);
+    pinned.params.rate = Some(0.25);
+    let pinned = core.submit(pinned).expect("accepted");
+    let first = free.next().expect("an event").expect("a token");
+    assert_eq!((first.usage.converted, first.usage.layers), (0, 4));
+    let long = submit(&core, &[1; 9], 3).wait().expect("a completion");
+    assert_eq!(long.usage.converted, 3, "starts at the target");
+    assert_eq!(long.usage.rate(), 0.75);
+    let rates: Vec<_> = free.by_ref().map(|e| e.expect("a token").usage.converted).collect();
+    assert_eq!(rates.last(), Some(&3));
+    assert!(rates.windows(2).all(|w| w[0] <= w[1] && w[1] - w[0] <= 2), "{rates:?}");
+    assert!(pinned.map(|e| e.expect("a token").usage.converted).all(|k| k == 1));
+    eventually("idle", || core.shared.stats().running == 0);
+    let stats = core.shared.stats();
+    assert_eq!((stats.folds, stats.converted_max), (3, 3));
+    core.shutdown(Duration::ZERO);
+    let reports: Vec<_> = reports.iter().collect();
+    assert!(reports.iter().all(|r| r.folds <= 2));
+    assert_eq!(reports.iter().map(|r| r.folds).sum::<usize>(), 3);
+    assert_eq!(reports.iter().map(|r| r.generated_tokens).sum::<usize>() as u64, stats.generated_tokens);
+    assert_eq!(reports.iter().map(|r| r.prompt_tokens).sum::<usize>(), 3 + 1 + 9);
+    assert_eq!(reports.len() as u64, stats.steps);
+    assert!(reports.windows(2).all(|w| w[0].at <= w[1].at));
+    let fold = reports.iter().position(|r| r.folds > 0).expect("a fold");
+    assert!(reports[fold].stats.sequences[0].state_bytes > 0);
+}
+
+#[test]
+fn an_idle_engine_returns_to_the_teacher() {
+    let core = start(&fake(0), EngineConfig { policy: eager(1, true), ..EngineConfig::default() });
+    assert_eq!(submit(&core, &[1; 9], 1).wait().expect("a completion").usage.converted, 1);
+    eventually("no converted layers", || core.shared.stats().converted_target == 0);
+}
+
+#[test]
+fn without_folding_only_new_sequences_change() {
+    let off = EngineConfig { policy: eager(3, true), fold_running: false, ..EngineConfig::default() };
+    let on = EngineConfig { policy: eager(3, true), ..EngineConfig::default() };
+    for (backend, config) in [(fake(1), off), (Fake { foldable: false, ..fake(1) }, on)] {
+        let core = start(&backend, config);
+        let mut old = submit(&core, &[1], 30);
+        old.next().expect("an event").expect("a token");
+        assert_eq!(submit(&core, &[1; 9], 2).wait().expect("a completion").usage.converted, 3);
+        assert_eq!(old.wait().expect("a completion").usage.converted, 0);
+        assert_eq!(core.shared.stats().folds, 0);
+    }
+}
+
+#[test]
+fn the_byte_budget_holds_at_every_step() {
+    // The teacher needs 4 x 10 x 30 = 1200 bytes for 30 tokens.
+    let config = EngineConfig { kv_budget: Some(2500), prefill_chunk: 7, ..EngineConfig::default() };
+    let core = start(&fake(1), config);
+    let reports = core.shared.subscribe();
+    let all: Vec<_> = (0..8).map(|_| submit(&core, &[1; 20], 10)).collect();
+    for generation in all {
+        assert_eq!(ids(generation).len(), 10);
+    }
+    let error = core.submit(request(&[1; 20], 50)).expect_err("too large").to_string();
+    assert_eq!(
+        error,
+        "memory: a request of 70 tokens: got 2800 bytes of caches at 0 converted layers, want at most 2500"
+    );
+    core.shutdown(Duration::ZERO);
+    let held = |r: &StepReport| r.stats.kv_bytes + r.stats.state_bytes;
+    let reports: Vec<_> = reports.iter().collect();
+    assert!(reports.iter().all(|r| held(r) <= 2500 && r.stats.reserved_bytes <= 2500 && r.stats.running <= 2));
+    assert!(reports.iter().any(|r| r.stats.running == 2));
+}
+
+#[test]
+fn folds_make_room_and_never_break_the_budget() {
+    // 100 tokens: 4000 bytes as the teacher, 1300 with 3 of 4 layers converted.
+    let config = EngineConfig { policy: eager(3, true), kv_budget: Some(4000), ..EngineConfig::default() };
+    let core = start(&fake(1), config);
+    let reports = core.shared.subscribe();
+    let first = submit(&core, &[1; 8], 92);
+    eventually("it runs", || core.shared.stats().running == 1);
+    let second = submit(&core, &[1; 50], 50);
+    // Short sequences hold more when converted: 2 tokens are 80 bytes, or 320.
+    let short = submit(&core, &[1], 1);
+    assert_eq!(ids(first).len() + ids(second).len() + ids(short).len(), 143);
+    core.shutdown(Duration::ZERO);
+    let reports: Vec<_> = reports.iter().collect();
+    assert!(reports.iter().all(|r| r.stats.reserved_bytes <= 4000));
+    assert!(reports.iter().any(|r| r.stats.running == 2), "folding the first made room for the second");
+}
+
+#[test]
+fn a_policy_of_ones_own_sees_the_load() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let most = Arc::clone(&seen);
+    let policy = Policy::custom(move |load, _| {
+        most.fetch_max(load.queued_requests + load.running, Ordering::SeqCst);
+        if load.running > 0 { 99 } else { 0 }
+    });
+    let core = start(&fake(1), EngineConfig { policy, ..EngineConfig::default() });
+    let all: Vec<_> = (0..3).map(|_| submit(&core, &[1], 10)).collect();
+    for generation in all {
+        assert_eq!(generation.wait().expect("a completion").usage.converted, LAYERS);
+    }
+    assert!(seen.load(Ordering::SeqCst) >= 1);
+}
