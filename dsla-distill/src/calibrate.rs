@@ -16,7 +16,7 @@ pub fn calibrate(model: &Model, window: &[u32], layers: &mut [Option<DslaAttenti
     teacher_pass(model, &[window], last, |l, inputs| {
         if let (Some(layer), Some(x)) = (&mut layers[l], inputs.first()) {
             if layer.form.feature_map == FeatureMap::SoftmaxPm && layer.form.gate == Gate::Scalar && layer.form.rope {
-                half_lives(layer, &probe(x));
+                half_lives(layer, &probe(x, layer.form.sinks));
                 weights(layer, x)?;
             }
         }
@@ -57,7 +57,7 @@ fn half_lives(layer: &mut DslaAttention, p: &LayerProbe) {
 /// output from beyond the window (numerator and normaliser together), each row weighted by its own normaliser.
 fn weights(layer: &mut DslaAttention, x: &Inputs) -> Result<()> {
     let n = layer.heads;
-    let (t, d, window) = (x.q.dims()[0], n.head_dim, layer.form.window);
+    let (t, d, window, sinks) = (x.q.dims()[0], n.head_dim, layer.form.window, layer.form.sinks);
     let s = layer.forward_train(x.q.clone(), x.k.clone(), x.plain.v.clone(), &x.plain.k, x.plain.hidden.as_ref())?;
     let (phi_q, phi_k, decay) = (s.phi_q().f32(), s.phi_k().f32(), s.log_decay().f32());
     let f = s.phi_q().dims()[2];
@@ -78,13 +78,13 @@ fn weights(layer: &mut DslaAttention, x: &Inputs) -> Result<()> {
         // Normal equations of Y = a0 R0 + a1 R1.
         let (mut m00, mut m01, mut m11, mut b0, mut b1) = (0.0f64, 0.0, 0.0, 0.0, 0.0);
         let mut a = vec![];
-        for query in (window + 16..t).step_by(5) {
-            row(x, h, query, (query + 1).saturating_sub(window), &mut a);
+        for query in (window + sinks + 16..t).step_by(5) {
             let seen = query + 1 - window;
+            row(x, h, query, |j| j < sinks || j >= seen, &mut a);
             let total: f64 = a.iter().map(|&w| w as f64).sum();
             let mut sums = vec![[0.0f32; 3]; d + 1];
             let q = &phi_q[(query * n.heads + h) * f..][..f];
-            for j in 0..seen {
+            for j in sinks..seen {
                 let p: f32 = q.iter().zip(&phi_k[(j * n.kv_heads + kv) * f..][..f]).map(|(a, b)| a * b).sum();
                 let w = [a[j], p * (c[0][seen - 1] - c[0][j]).exp(), p * (c[1][seen - 1] - c[1][j]).exp()];
                 let value = &v[(j * n.kv_heads + kv) * d..][..d];

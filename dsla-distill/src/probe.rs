@@ -15,8 +15,8 @@ pub struct LayerProbe {
     pub mass: Vec<[f64; BINS]>,
 }
 
-/// Unnormalised attention weights e^(s - peak) of query `t` of head `h`, over keys 0..=t; the peak is over `from..=t`.
-pub fn row(x: &Inputs, h: usize, t: usize, from: usize, out: &mut Vec<f32>) {
+/// Unnormalised attention weights e^(s - peak) of query `t` of head `h`, over keys 0..=t; the peak is over the keys that `near` picks.
+pub fn row(x: &Inputs, h: usize, t: usize, near: impl Fn(usize) -> bool, out: &mut Vec<f32>) {
     let (heads, d) = (x.q.dims()[1], x.q.dims()[2]);
     let g = x.plain.k.dims()[1];
     let k = x.k.view();
@@ -32,19 +32,19 @@ pub fn row(x: &Inputs, h: usize, t: usize, from: usize, out: &mut Vec<f32>) {
         };
         out.push(s / (d as f32).sqrt());
     }
-    let peak = out[from..].iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
+    let peak = out.iter().enumerate().filter(|(j, _)| near(*j)).fold(f32::NEG_INFINITY, |m, (_, &s)| m.max(s));
     out.iter_mut().for_each(|s| *s = (*s - peak).min(80.0).exp());
 }
 
-/// Probe one sequence: every 7th query, so that all distances are seen and the cost stays small.
-pub fn probe(x: &Inputs) -> LayerProbe {
+/// Probe one sequence; the mass on its first `sinks` tokens is left out of the histogram. Every 7th query, so that all distances are seen and the cost stays small.
+pub fn probe(x: &Inputs, sinks: usize) -> LayerProbe {
     let (t, heads) = (x.q.dims()[0], x.q.dims()[1]);
     let mut per: Vec<(f64, [f64; BINS])> = vec![(0.0, [0.0; BINS]); heads];
     par::for_each_chunk(&mut per, 1, |h, out| {
         let (mut entropy, mut mass, mut rows) = (0.0f64, [0.0f64; BINS], 0.0f64);
         let mut a = vec![];
         for query in (t.min(64) - 1..t).step_by(7) {
-            row(x, h, query, 0, &mut a);
+            row(x, h, query, |_| true, &mut a);
             let sum: f64 = a.iter().map(|&v| v as f64).sum();
             for (j, &v) in a.iter().enumerate() {
                 let p = v as f64 / sum;
@@ -52,6 +52,9 @@ pub fn probe(x: &Inputs) -> LayerProbe {
                     entropy -= p * p.ln();
                 }
                 let distance = query - j;
+                if j < sinks {
+                    continue;
+                }
                 mass[((usize::BITS - distance.leading_zeros()) as usize).min(BINS - 1)] += p;
             }
             rows += 1.0;

@@ -101,7 +101,7 @@ pub fn sensitivity(model: &Model, metric: Metric, windows: &[&[u32]], mut progre
             for (i, w) in windows.iter().enumerate() {
                 teacher_pass(model, &[w], n - 1, |l, inputs| {
                     for x in &inputs {
-                        let p = probe(x);
+                        let p = probe(x, 0);
                         scores[l] += p.entropy.iter().sum::<f64>() / (p.entropy.len() * windows.len()) as f64;
                     }
                     Ok(())

@@ -113,11 +113,11 @@ impl Default for Threshold {
 
 impl Threshold {
     fn check(&self) -> Result<()> {
-        let shares =
-            [("policy.max_rate", self.max_rate), ("policy.relax_queue", self.relax_queue), (
-                "policy.relax_prompt",
-                self.relax_prompt,
-            )];
+        let shares = [
+            ("policy.max_rate", self.max_rate),
+            ("policy.relax_queue", self.relax_queue),
+            ("policy.relax_prompt", self.relax_prompt),
+        ];
         for (field, share) in shares {
             if !(0.0..=1.0).contains(&share) {
                 return Err(Error::config(field, share, "a share in [0, 1]"));

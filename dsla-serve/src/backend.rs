@@ -60,7 +60,11 @@ impl Backend for Model {
     fn forward(&self, feeds: &mut [Feed<'_, Sequence>]) -> Result<Tensor> {
         let mut steps: Vec<Step> = feeds
             .iter_mut()
-            .map(|f| Step { seq: f.seq, tokens: f.tokens, logits: if f.logits { Want::Last } else { Want::None } })
+            .map(|f| Step {
+                seq: f.seq,
+                tokens: f.tokens,
+                logits: if f.logits { Want::Last } else { Want::None },
+            })
             .collect();
         Ok(Model::forward(self, &mut steps)?)
     }

@@ -69,7 +69,9 @@ impl EngineConfig {
             return Err(Error::config(field, 0, "1 or more"));
         }
         match self.max_quality_loss {
-            Some(loss) if !(loss >= 0.0) => Err(Error::config("max_quality_loss", loss, "a number, 0 or more")),
+            Some(loss) if !(loss >= 0.0) => {
+                Err(Error::config("max_quality_loss", loss, "a number, 0 or more"))
+            }
             _ => Ok(()),
         }
     }
@@ -349,7 +351,8 @@ impl Shared {
     }
 
     pub fn report(&self, report: StepReport) {
-        lock(&self.subscribers).retain(|s| !matches!(s.try_send(report.clone()), Err(TrySendError::Disconnected(_))));
+        lock(&self.subscribers)
+            .retain(|s| !matches!(s.try_send(report.clone()), Err(TrySendError::Disconnected(_))));
     }
 }
 

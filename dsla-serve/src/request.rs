@@ -101,7 +101,11 @@ impl Facts {
         let total = prompt.len().saturating_add(p.max_tokens);
         if total > self.context {
             let got = format!("{} + {} tokens", prompt.len(), p.max_tokens);
-            return Err(Error::request("prompt + max_tokens", got, format!("at most {} in all", self.context)));
+            return Err(Error::request(
+                "prompt + max_tokens",
+                got,
+                format!("at most {} in all", self.context),
+            ));
         }
         if !(p.temperature >= 0.0 && p.temperature.is_finite()) {
             return Err(Error::request("temperature", p.temperature, "a finite number, 0 or more"));
@@ -203,7 +207,8 @@ mod tests {
         assert_eq!(facts(Some(350)).check(&request(None)).ok(), Some(None));
         assert_eq!(facts(Some(349)).check(&request(Some(1.0))).ok(), Some(Some(4)));
         let error = facts(Some(349)).check(&request(None)).expect_err("refused").to_string();
-        let want = "memory: a request of 20 tokens: got 350 bytes of caches at 3 converted layers, want at most 349";
+        let want =
+            "memory: a request of 20 tokens: got 350 bytes of caches at 3 converted layers, want at most 349";
         assert_eq!(error, want);
         let pinned = facts(Some(350)).check(&request(Some(0.0))).expect_err("refused").to_string();
         assert!(pinned.contains("got 800 bytes of caches at 0 converted layers"), "{pinned}");

@@ -118,7 +118,12 @@ impl<S> Running<S> {
     }
 
     /// Takes the next token from `logits` [V]. The event it makes; the last one has `finish` set.
-    pub fn accept<B: Backend<Sequence = S>>(&mut self, backend: &B, logits: View, layers: usize) -> Result<Event> {
+    pub fn accept<B: Backend<Sequence = S>>(
+        &mut self,
+        backend: &B,
+        logits: View,
+        layers: usize,
+    ) -> Result<Event> {
         let params = &self.request.params;
         let model = |e| Error::Model(dsla_model::Error::Kernel(e));
         // The index of the draw is the token's place in its own sequence: no other request has a say in it.

@@ -44,7 +44,9 @@ impl<B: Backend> Worker<B> {
         };
         let foldable = backend.foldable();
         if config.fold_running && !foldable && facts.ladder.max() > 0 {
-            tracing::warn!("this adapter's gates read more than a KV cache holds: running sequences stay as they are");
+            tracing::warn!(
+                "this adapter's gates read more than a KV cache holds: running sequences stay as they are"
+            );
         }
         Worker {
             backend,
@@ -100,7 +102,8 @@ impl<B: Backend> Worker<B> {
     /// Ends cancelled requests, or all of them.
     fn prune(&mut self, all: bool) {
         let layers = self.facts.ladder.layers();
-        let gone: Vec<u64> = self.waiting.iter().filter(|(_, r)| all || r.is_cancelled()).map(|(id, _)| *id).collect();
+        let gone: Vec<u64> =
+            self.waiting.iter().filter(|(_, r)| all || r.is_cancelled()).map(|(id, _)| *id).collect();
         for id in gone {
             let Some(request) = self.waiting.remove(&id) else { continue };
             self.scheduler.remove(id);
@@ -138,7 +141,13 @@ impl<B: Backend> Worker<B> {
             kv_budget: self.facts.budget,
         });
         if target != before {
-            tracing::info!(from = before, to = target, queued = self.waiting.len(), longest, "converted layers");
+            tracing::info!(
+                from = before,
+                to = target,
+                queued = self.waiting.len(),
+                longest,
+                "converted layers"
+            );
         }
     }
 
@@ -153,7 +162,8 @@ impl<B: Backend> Worker<B> {
         });
         for w in admitted {
             let Some(request) = self.waiting.remove(&w.id) else { continue };
-            let started = facts.start(w.total, w.pinned, target).and_then(|converted| self.backend.start(converted));
+            let started =
+                facts.start(w.total, w.pinned, target).and_then(|converted| self.backend.start(converted));
             match started {
                 Ok(seq) => {
                     tracing::debug!(parent: &request.span, converted = self.backend.converted(&seq), "admitted");
@@ -239,7 +249,8 @@ impl<B: Backend> Worker<B> {
     fn forward(&mut self, plan: &[Planned]) -> Vec<Outcome> {
         let backend = &self.backend;
         let planned = |id: u64| plan.binary_search_by_key(&id, |p| p.id).ok().map(|at| plan[at]);
-        let before: Vec<_> = plan.iter().filter_map(|p| Some(self.running.get(&p.id)?.mark(backend))).collect();
+        let before: Vec<_> =
+            plan.iter().filter_map(|p| Some(self.running.get(&p.id)?.mark(backend))).collect();
         let mut feeds: Vec<Feed<B::Sequence>> =
             self.running.iter_mut().filter_map(|(id, r)| Some(r.feed(planned(*id)?))).collect();
         let together = checked_forward(backend, &mut feeds);
@@ -315,10 +326,14 @@ fn checked_forward<B: Backend>(backend: &B, feeds: &mut [Feed<B::Sequence>]) -> 
     let logits = backend.forward(feeds)?;
     match logits.dims() {
         [got, vocab] if *got == rows => {
-            let mut each = logits.f32().chunks_exact((*vocab).max(1)).map(|row| Tensor::from_f32([*vocab], row.to_vec()));
+            let mut each = logits
+                .f32()
+                .chunks_exact((*vocab).max(1))
+                .map(|row| Tensor::from_f32([*vocab], row.to_vec()));
             Ok(wanted.into_iter().map(|w| if w { each.next() } else { None }).collect())
         }
-        dims => Err(Error::internal("logits of a step", format!("{dims:?}"), format!("[{rows}, vocabulary]"))),
+        dims => {
+            Err(Error::internal("logits of a step", format!("{dims:?}"), format!("[{rows}, vocabulary]")))
+        }
     }
 }
-

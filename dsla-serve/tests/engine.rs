@@ -2,7 +2,9 @@
 
 use dsla_model::generate::{Options, generate};
 use dsla_model::{Adapter, DType, Device, Form, Model, PrefixQuality};
-use dsla_serve::{Completion, Engine, EngineConfig, Error, FinishReason, Policy, Request, SamplingParams, Threshold};
+use dsla_serve::{
+    Completion, Engine, EngineConfig, Error, FinishReason, Policy, Request, SamplingParams, Threshold,
+};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -84,7 +86,8 @@ fn the_same_tokens_as_the_readable_loop() {
                     ignore_eos: params.ignore_eos,
                     logprobs: params.logprobs,
                 };
-                let prompt = prompt(n, len).iter().map(|id| id % model.config().vocab_size as u32).collect::<Vec<_>>();
+                let prompt =
+                    prompt(n, len).iter().map(|id| id % model.config().vocab_size as u32).collect::<Vec<_>>();
                 let want = generate(&model, &model.plan(0), &prompt, &options, |_| true).expect("the loop");
                 let got = run(&engine, prompt, params);
                 assert_eq!(got.ids, want.ids, "{name} {dtype} {n} {temperature}");
@@ -100,20 +103,56 @@ fn alone_or_in_a_batch_to_the_last_bit() {
     let lengths = [1, 90, 5, 40, 17];
     for rate in [0.0, 0.5, 1.0] {
         let model = adapted("tiny_tied");
-        let config = || EngineConfig { policy: Policy::Fixed(rate), prefill_chunk: 32, ..EngineConfig::default() };
+        let config =
+            || EngineConfig { policy: Policy::Fixed(rate), prefill_chunk: 32, ..EngineConfig::default() };
         let one = engine(&model, config());
-        let alone: Vec<_> = (0..5).map(|n| run(&one, prompt(n, lengths[n]), sampled(30 + n, n as u64))).collect();
+        let alone: Vec<_> =
+            (0..5).map(|n| run(&one, prompt(n, lengths[n]), sampled(30 + n, n as u64))).collect();
         let again = run(&one, prompt(3, 40), sampled(33, 3));
         assert_eq!(again, alone[3], "the same seed, the same text");
         assert_ne!(run(&one, prompt(3, 40), sampled(33, 4)).ids, alone[3].ids, "another seed");
         assert!(alone.iter().all(|c| c.usage.rate() == rate));
         for max_running in [5, 2] {
             let batch = engine(&model, EngineConfig { max_running, ..config() });
-            let request = |n: usize| Request { prompt: prompt(n, lengths[n]), params: sampled(30 + n, n as u64) };
+            let reports = batch.subscribe();
+            let request =
+                |n: usize| Request { prompt: prompt(n, lengths[n]), params: sampled(30 + n, n as u64) };
             let running: Vec<_> = (0..5).map(|n| batch.submit(request(n)).expect("accepted")).collect();
             for (n, generation) in running.into_iter().enumerate() {
                 assert_eq!(generation.wait().expect("a completion"), alone[n], "request {n}, rate {rate}");
             }
+            assert_eq!(
+                reports.try_iter().map(|r| r.stats.running).max(),
+                Some(max_running),
+                "they did run together"
+            );
+        }
+    }
+}
+
+/// Sizes at which the kernels take other paths for one row than for several.
+#[test]
+fn alone_or_in_a_batch_with_a_real_model() {
+    let Some(path) = dsla_model::hub::cached("smollm2-135m-instruct") else {
+        eprintln!("skipped: smollm2-135m-instruct is not in the cache");
+        return;
+    };
+    for dtype in [DType::BF16, DType::F32] {
+        let model = Model::load(&path, &Device::Cpu, dtype).expect("a model");
+        let adapter = Adapter::init(&model, &Form::native()).expect("an adapter");
+        let model = model.with_adapter_value(adapter).expect("it fits");
+        let config =
+            || EngineConfig { policy: Policy::Fixed(0.1), prefill_chunk: 64, ..EngineConfig::default() };
+        let request = |n: usize| {
+            let ids = prompt(n, [3, 100, 20, 70, 1][n]).iter().map(|id| id * 700).collect();
+            Request { prompt: ids, params: sampled(6, n as u64) }
+        };
+        let one = engine(&model, config());
+        let alone: Vec<_> = (0..5).map(|n| run(&one, request(n).prompt, request(n).params)).collect();
+        let batch = engine(&model, config());
+        let running: Vec<_> = (0..5).map(|n| batch.submit(request(n)).expect("accepted")).collect();
+        for (n, generation) in running.into_iter().enumerate() {
+            assert_eq!(generation.wait().expect("a completion"), alone[n], "request {n}, {dtype}");
         }
     }
 }
@@ -139,7 +178,8 @@ fn a_running_sequence_is_folded_and_goes_on() {
     };
     let engine = engine(&model, config);
     let reports = engine.subscribe();
-    let mut old = engine.submit(Request { prompt: prompt(0, 60), params: sampled(150, 1) }).expect("accepted");
+    let mut old =
+        engine.submit(Request { prompt: prompt(0, 60), params: sampled(150, 1) }).expect("accepted");
     let pinned = SamplingParams { rate: Some(0.0), ..sampled(150, 1) };
     let pinned = engine.submit(Request { prompt: prompt(0, 60), params: pinned }).expect("accepted");
     let mut ids = vec![];
@@ -180,7 +220,8 @@ fn a_running_sequence_is_folded_and_goes_on() {
 fn admission_counts_what_sequences_really_hold() {
     for rate in [0.0, 0.5, 1.0] {
         let model = adapted("tiny_tied");
-        let config = EngineConfig { policy: Policy::Fixed(rate), kv_budget: Some(1 << 20), ..EngineConfig::default() };
+        let config =
+            EngineConfig { policy: Policy::Fixed(rate), kv_budget: Some(1 << 20), ..EngineConfig::default() };
         let engine = engine(&model, config);
         let reports = engine.subscribe();
         run(&engine, prompt(0, 90), sampled(30, 0));
@@ -196,7 +237,8 @@ fn admission_counts_what_sequences_really_hold() {
 #[test]
 fn cancel_on_drop_frees_bytes_and_handles_end_the_engine() {
     let engine = engine(&load("tiny_tied", DType::F32), EngineConfig::default());
-    let mut dropped = engine.submit(Request { prompt: prompt(0, 50), params: sampled(200, 0) }).expect("accepted");
+    let mut dropped =
+        engine.submit(Request { prompt: prompt(0, 50), params: sampled(200, 0) }).expect("accepted");
     dropped.next().expect("an event").expect("a token");
     drop(dropped);
     eventually("freed", || engine.stats().kv_bytes == 0 && engine.stats().running == 0);
@@ -214,7 +256,8 @@ fn cancel_on_drop_frees_bytes_and_handles_end_the_engine() {
 #[test]
 fn bad_requests_leave_the_engine_serving() {
     let model = adapted("tiny_tied");
-    let config = EngineConfig { kv_budget: Some(40_000), max_quality_loss: Some(0.15), ..EngineConfig::default() };
+    let config =
+        EngineConfig { kv_budget: Some(40_000), max_quality_loss: Some(0.15), ..EngineConfig::default() };
     let engine = engine(&model, config);
     let good = sampled(4, 0);
     let room = model.config().max_position;
@@ -229,7 +272,11 @@ fn bad_requests_leave_the_engine_serving() {
     refused(vec![1], SamplingParams { top_p: 1.5, ..good.clone() }, "top_p: got 1.5");
     refused(vec![1], SamplingParams { temperature: f32::INFINITY, ..good.clone() }, "temperature: got inf");
     refused(vec![1], SamplingParams { stop: vec!["a".into()], ..good.clone() }, "no tokenizer");
-    refused(vec![1], SamplingParams { rate: Some(1.0), ..good.clone() }, "at most 1 layers (of 2 by max_quality_loss)");
+    refused(
+        vec![1],
+        SamplingParams { rate: Some(1.0), ..good.clone() },
+        "at most 1 layers (of 2 by max_quality_loss)",
+    );
     refused(prompt(0, 200), SamplingParams { max_tokens: 50, ..good.clone() }, "want at most 40000");
     assert!(matches!(engine.complete("text", good.clone()), Err(Error::Model(_))));
     assert!(matches!(engine.chat(&[], good.clone()), Err(Error::Model(_))));
@@ -247,10 +294,15 @@ fn configurations_that_cannot_be() {
     };
     let default = EngineConfig::default;
     refused(&plain, EngineConfig { max_running: 0, ..default() }, "max_running: got 0, want 1 or more");
-    refused(&plain, EngineConfig { policy: Policy::Fixed(0.5), ..default() }, "at most 0 layers (without an adapter)");
+    refused(
+        &plain,
+        EngineConfig { policy: Policy::Fixed(0.5), ..default() },
+        "at most 0 layers (without an adapter)",
+    );
     refused(&plain, EngineConfig { max_quality_loss: Some(-1.0), ..default() }, "max_quality_loss: got -1");
     let strict = EngineConfig { policy: Policy::Fixed(1.0), max_quality_loss: Some(0.15), ..default() };
     refused(&adapted, strict, "got 1 = 2 layers, want at most 1 layers (of 2 by max_quality_loss)");
-    let engine = engine(&plain, EngineConfig { policy: Policy::Threshold(Threshold::default()), ..default() });
+    let engine =
+        engine(&plain, EngineConfig { policy: Policy::Threshold(Threshold::default()), ..default() });
     assert_eq!(engine.stats().converted_max, 0, "without an adapter there is nothing to convert");
 }

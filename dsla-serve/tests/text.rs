@@ -86,7 +86,8 @@ fn stop_strings_across_tokens() {
         let stop: String = whole.text[middle..].chars().take(5).collect();
         let cut = whole.text.find(&stop).expect("it is in there");
         let stops = vec!["never in there".into(), stop.clone()];
-        let generation = engine.complete("hello w", SamplingParams { stop: stops, ..params(seed) }).expect("accepted");
+        let generation =
+            engine.complete("hello w", SamplingParams { stop: stops, ..params(seed) }).expect("accepted");
         let events: Vec<Event> = generation.map(|e| e.expect("an event")).collect();
         let text: String = events.iter().map(|e| e.text.as_str()).collect();
         assert_eq!(text, whole.text[..cut], "seed {seed}, stop {stop:?}");
@@ -124,10 +125,12 @@ fn text_and_chat_are_tokenised_before_they_queue() {
     let model = model();
     let engine = engine(&model);
     let tokenizer = model.tokenizer().expect("a tokenizer");
-    let submit = |prompt: Vec<u32>| engine.submit(Request { prompt, params: params(3) }).expect("accepted").wait();
+    let submit =
+        |prompt: Vec<u32>| engine.submit(Request { prompt, params: params(3) }).expect("accepted").wait();
     let plain = tokenizer.encode("hello w", true).expect("ids");
     assert_eq!(run(&engine, params(3)), submit(plain).expect("a completion"));
-    let chat = engine.chat(&[Message::new("user", "Hi"), Message::new("bot", "Ho")], params(3)).expect("accepted");
+    let chat =
+        engine.chat(&[Message::new("user", "Hi"), Message::new("bot", "Ho")], params(3)).expect("accepted");
     let rendered = tokenizer.encode("<begin>user Hi.bot Ho.a", false).expect("ids");
     assert_eq!(rendered[0], 1, "the begin token comes from the template, once");
     assert_eq!(chat.prompt_tokens(), rendered.len());

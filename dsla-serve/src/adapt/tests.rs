@@ -82,7 +82,10 @@ fn fixed_rates() {
     }
     let guarded = Ladder::new(10, 8, &[(8, 0.1)], Some(0.01)).pin(0.5).expect_err("refused");
     assert_eq!(guarded.1, "at most 0 layers (of 10 by max_quality_loss)");
-    assert_eq!(Ladder::new(10, 0, &[], None).pin(0.5).expect_err("refused").1, "at most 0 layers (without an adapter)");
+    assert_eq!(
+        Ladder::new(10, 0, &[], None).pin(0.5).expect_err("refused").1,
+        "at most 0 layers (without an adapter)"
+    );
 }
 
 #[test]
@@ -110,7 +113,13 @@ fn thresholds() -> impl Strategy<Value = Threshold> {
     let times = (0u64..10_000, 0u64..70_000);
     let shares = (0.0..=1.0f64, 0.0..=1.0f64, 0.0..=1.0f64);
     (0usize..100, 0usize..3000, times, shares, 1usize..4).prop_map(
-        |(queued_requests, prompt_tokens, (period, cooldown), (max_rate, relax_queue, relax_prompt), step)| {
+        |(
+            queued_requests,
+            prompt_tokens,
+            (period, cooldown),
+            (max_rate, relax_queue, relax_prompt),
+            step,
+        )| {
             Threshold {
                 queued_requests,
                 prompt_tokens,
@@ -127,9 +136,9 @@ fn thresholds() -> impl Strategy<Value = Threshold> {
 
 fn ladders() -> impl Strategy<Value = (Ladder, Vec<(usize, f64)>, Option<f64>)> {
     let quality = prop::collection::vec((0usize..40, 0.0..1.0f64), 0..8);
-    (1usize..33, 0usize..40, quality, prop::option::of(0.0..1.0f64)).prop_map(|(layers, order, quality, limit)| {
-        (Ladder::new(layers, order, &quality, limit), quality, limit)
-    })
+    (1usize..33, 0usize..40, quality, prop::option::of(0.0..1.0f64)).prop_map(
+        |(layers, order, quality, limit)| (Ladder::new(layers, order, &quality, limit), quality, limit),
+    )
 }
 
 type Moment = (u64, usize, usize);

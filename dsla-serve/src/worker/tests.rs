@@ -198,7 +198,8 @@ fn events_end_once() {
     assert_eq!(events[2].usage.generated, 2);
     let mut params = SamplingParams { max_tokens: 4, ignore_eos: true, ..SamplingParams::default() };
     params.logprobs = Some(2);
-    let on = core.submit(Request { prompt: vec![2], params }).expect("accepted").wait().expect("a completion");
+    let on =
+        core.submit(Request { prompt: vec![2], params }).expect("accepted").wait().expect("a completion");
     assert_eq!((on.ids, on.finish), (vec![3, 4, 5, 6], FinishReason::Length));
     assert_eq!(on.logprobs.len(), 4);
     assert_eq!(on.logprobs[0].top[0].0, 3);
@@ -245,13 +246,18 @@ fn the_queue_is_bounded_and_served_in_order() {
 fn shutdown_drains_then_cancels() {
     let backend = fake(1);
     let core = start(&backend, EngineConfig { max_running: 2, ..EngineConfig::default() });
-    let (short, long, queued) = (submit(&core, &[1], 5), submit(&core, &[1], 9000), submit(&core, &[1], 9000));
+    let (short, long, queued) =
+        (submit(&core, &[1], 5), submit(&core, &[1], 9000), submit(&core, &[1], 9000));
     let begin = Instant::now();
     core.shutdown(Duration::from_millis(150));
     assert!(begin.elapsed() >= Duration::from_millis(150) && begin.elapsed() < Duration::from_secs(10));
     assert_eq!(short.wait().expect("drained").finish, FinishReason::Length);
     let long = long.wait().expect("cancelled");
-    assert!(long.finish == FinishReason::Cancelled && long.ids.len() > 5 && long.usage.generated == long.ids.len());
+    assert!(
+        long.finish == FinishReason::Cancelled
+            && long.ids.len() > 5
+            && long.usage.generated == long.ids.len()
+    );
     assert_eq!(queued.wait().expect("cancelled").finish, FinishReason::Cancelled);
     assert_eq!(backend.live.load(Ordering::SeqCst), 0);
     assert!(matches!(core.submit(request(&[1], 1)), Err(Error::ShuttingDown)));
@@ -274,12 +280,24 @@ fn shutdown_of_an_idle_engine_and_a_generous_deadline() {
 fn eager(step: usize, relaxes: bool) -> Policy {
     let (period, cooldown) = (Duration::ZERO, Duration::ZERO);
     let relax_queue = if relaxes { 0.5 } else { 0.0 };
-    Policy::Threshold(Threshold { prompt_tokens: 9, period, cooldown, relax_queue, step, ..Threshold::default() })
+    Policy::Threshold(Threshold {
+        prompt_tokens: 9,
+        period,
+        cooldown,
+        relax_queue,
+        step,
+        ..Threshold::default()
+    })
 }
 
 #[test]
 fn running_sequences_follow_the_target_and_pinned_ones_do_not() {
-    let config = EngineConfig { policy: eager(3, false), max_folds_per_step: 2, prefill_chunk: 64, ..EngineConfig::default() };
+    let config = EngineConfig {
+        policy: eager(3, false),
+        max_folds_per_step: 2,
+        prefill_chunk: 64,
+        ..EngineConfig::default()
+    };
     let core = start(&fake(1), config);
     let reports = core.shared.subscribe();
     let mut free = submit(&core, &[1, 2, 3], 40);
@@ -349,7 +367,9 @@ fn the_byte_budget_holds_at_every_step() {
     core.shutdown(Duration::ZERO);
     let held = |r: &StepReport| r.stats.kv_bytes + r.stats.state_bytes;
     let reports: Vec<_> = reports.iter().collect();
-    assert!(reports.iter().all(|r| held(r) <= 2500 && r.stats.reserved_bytes <= 2500 && r.stats.running <= 2));
+    assert!(
+        reports.iter().all(|r| held(r) <= 2500 && r.stats.reserved_bytes <= 2500 && r.stats.running <= 2)
+    );
     assert!(reports.iter().any(|r| r.stats.running == 2));
 }
 
