@@ -121,7 +121,9 @@ impl Form {
             return Err(format!("gate_scale: got {}, want a positive number", self.gate_scale));
         }
         if self.window > 0 && self.normalizer != Normalizer::Sum {
-            return Err(format!("normalizer: got {:?}, want sum with a window", self.normalizer).to_lowercase());
+            return Err(
+                format!("normalizer: got {:?}, want sum with a window", self.normalizer).to_lowercase()
+            );
         }
         if self.window > 0 && !self.rope {
             return Err("rope: got false, want true with a window (its keys are rotated)".into());

@@ -21,7 +21,12 @@ pub struct Inputs {
 
 /// Walk the teacher over a batch of sequences of one length. `visit(layer, inputs per sequence)` is called for every
 /// layer up to `last`.
-pub fn teacher_pass(model: &Model, batch: &[&[u32]], last: usize, mut visit: impl FnMut(usize, Vec<Inputs>) -> Result<()>) -> Result<()> {
+pub fn teacher_pass(
+    model: &Model,
+    batch: &[&[u32]],
+    last: usize,
+    mut visit: impl FnMut(usize, Vec<Inputs>) -> Result<()>,
+) -> Result<()> {
     let tokens: Vec<u32> = batch.concat();
     let mut x = model.embed(&tokens)?;
     let heads = model.heads();
@@ -64,14 +69,22 @@ pub struct Projection {
 
 impl Projection {
     pub fn of(model: &Model, layer: usize) -> Result<Projection> {
-        let w = model.weights().read(&format!("model.layers.{layer}.self_attn.o_proj.weight"))?.to_dtype(model.dtype());
+        let w = model
+            .weights()
+            .read(&format!("model.layers.{layer}.self_attn.o_proj.weight"))?
+            .to_dtype(model.dtype());
         Ok(Projection { forward: Linear::new(&w, None)?, backward: Linear::transposed(&w)? })
     }
 }
 
 /// Loss of one layer on a batch, with the gradient added to `grads`: squared error of the attention output behind
 /// the output projection, over the teacher's variance there.
-pub fn layer_loss(student: &DslaAttention, projection: &Projection, inputs: Vec<Inputs>, grads: &mut DslaParams) -> Result<f64> {
+pub fn layer_loss(
+    student: &DslaAttention,
+    projection: &Projection,
+    inputs: Vec<Inputs>,
+    grads: &mut DslaParams,
+) -> Result<f64> {
     let mut saved = Vec::with_capacity(inputs.len());
     let (mut error, mut variance) = (0.0f64, 0.0f64);
     for x in inputs {

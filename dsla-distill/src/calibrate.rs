@@ -11,11 +11,19 @@ use dsla_model::Model;
 
 /// Start every layer of `layers` (by number) from one pass over `window`; layers of forms without a positive feature
 /// map keep their plain start.
-pub fn calibrate(model: &Model, window: &[u32], layers: &mut [Option<DslaAttention>], mut done: impl FnMut(usize)) -> Result<()> {
+pub fn calibrate(
+    model: &Model,
+    window: &[u32],
+    layers: &mut [Option<DslaAttention>],
+    mut done: impl FnMut(usize),
+) -> Result<()> {
     let Some(last) = layers.iter().rposition(Option::is_some) else { return Ok(()) };
     teacher_pass(model, &[window], last, |l, inputs| {
         if let (Some(layer), Some(x)) = (&mut layers[l], inputs.first()) {
-            if layer.form.feature_map == FeatureMap::SoftmaxPm && layer.form.gate == Gate::Scalar && layer.form.rope {
+            if layer.form.feature_map == FeatureMap::SoftmaxPm
+                && layer.form.gate == Gate::Scalar
+                && layer.form.rope
+            {
                 half_lives(layer, &probe(x, layer.form.sinks));
                 weights(layer, x)?;
             }
@@ -35,7 +43,10 @@ fn half_lives(layer: &mut DslaAttention, p: &LayerProbe) {
             mass.iter_mut().zip(&p.mass[head]).for_each(|(m, x)| *m += x);
         }
         // Bins that lie beyond the window, by their geometric middle.
-        let beyond: Vec<(f64, f64)> = (1..BINS).map(|b| (1.5 * 2f64.powi(b as i32 - 1), mass[b])).filter(|(d, _)| *d > window as f64).collect();
+        let beyond: Vec<(f64, f64)> = (1..BINS)
+            .map(|b| (1.5 * 2f64.powi(b as i32 - 1), mass[b]))
+            .filter(|(d, _)| *d > window as f64)
+            .collect();
         let total: f64 = beyond.iter().map(|b| b.1).sum();
         let quantile = |q: f64| {
             let mut sum = 0.0;
@@ -58,7 +69,13 @@ fn half_lives(layer: &mut DslaAttention, p: &LayerProbe) {
 fn weights(layer: &mut DslaAttention, x: &Inputs) -> Result<()> {
     let n = layer.heads;
     let (t, d, window, sinks) = (x.q.dims()[0], n.head_dim, layer.form.window, layer.form.sinks);
-    let s = layer.forward_train(x.q.clone(), x.k.clone(), x.plain.v.clone(), &x.plain.k, x.plain.hidden.as_ref())?;
+    let s = layer.forward_train(
+        x.q.clone(),
+        x.k.clone(),
+        x.plain.v.clone(),
+        &x.plain.k,
+        x.plain.hidden.as_ref(),
+    )?;
     let (phi_q, phi_k, decay) = (s.phi_q().f32(), s.phi_k().f32(), s.log_decay().f32());
     let f = s.phi_q().dims()[2];
     let v = x.plain.v.f32();

@@ -28,7 +28,12 @@ pub struct Place {
 }
 
 /// Write the state of a run.
-pub fn save(path: &Path, place: &Place, layers: &[Option<DslaAttention>], moments: &[Option<Moments>]) -> Result<()> {
+pub fn save(
+    path: &Path,
+    place: &Place,
+    layers: &[Option<DslaAttention>],
+    moments: &[Option<Moments>],
+) -> Result<()> {
     let head = serde_json::to_vec(place).map_err(|e| bad(path, "header", e.to_string(), "json"))?;
     let mut bytes = Vec::new();
     bytes.extend_from_slice(MAGIC);
@@ -47,8 +52,14 @@ pub fn save(path: &Path, place: &Place, layers: &[Option<DslaAttention>], moment
 
 /// Read a run's state into `layers` and `moments`, which have the shapes of the run; its place must be of the same
 /// run: same settings, base and texts.
-pub fn load(path: &Path, run: &Place, layers: &mut [Option<DslaAttention>], moments: &mut [Option<Moments>]) -> Result<Place> {
-    let bytes = std::fs::read(path).map_err(|e| bad(path, "file", e.to_string(), "a checkpoint to resume from"))?;
+pub fn load(
+    path: &Path,
+    run: &Place,
+    layers: &mut [Option<DslaAttention>],
+    moments: &mut [Option<Moments>],
+) -> Result<Place> {
+    let bytes =
+        std::fs::read(path).map_err(|e| bad(path, "file", e.to_string(), "a checkpoint to resume from"))?;
     let short = || bad(path, "length", format!("{} bytes", bytes.len()), "a whole checkpoint");
     if bytes.get(..8) != Some(MAGIC) {
         return Err(bad(path, "start", "another kind of file".into(), "a checkpoint"));
@@ -56,7 +67,8 @@ pub fn load(path: &Path, run: &Place, layers: &mut [Option<DslaAttention>], mome
     let len = bytes.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or_else(short)?;
     let end = usize::try_from(len).ok().and_then(|l| l.checked_add(16)).ok_or_else(short)?;
     let head = bytes.get(16..end).ok_or_else(short)?;
-    let place: Place = serde_json::from_slice(head).map_err(|e| bad(path, "header", e.to_string(), "json"))?;
+    let place: Place =
+        serde_json::from_slice(head).map_err(|e| bad(path, "header", e.to_string(), "json"))?;
     for (at, same) in [
         ("settings", place.config == run.config),
         ("base model", place.base == run.base),

@@ -24,7 +24,9 @@ impl std::str::FromStr for Stage {
             "calibrate" => Ok(Stage::Calibrate),
             "align" => Ok(Stage::Align),
             "rank" => Ok(Stage::Rank),
-            _ => Err(Error::Argument { arg: "stage", got: s.into(), want: "calibrate, align or rank".into() }),
+            _ => {
+                Err(Error::Argument { arg: "stage", got: s.into(), want: "calibrate, align or rank".into() })
+            }
         }
     }
 }
@@ -91,11 +93,22 @@ impl Config {
         if self.stages.is_empty() {
             return bad("stages", "none".into(), "calibrate, align or rank");
         }
-        if self.batch_tokens < 2 || self.lengths.is_empty() || self.lengths.iter().any(|&l| l < 2 || l > positions) {
-            return bad("lengths", format!("{:?}", self.lengths), "sequence lengths that the model has room for");
+        if self.batch_tokens < 2
+            || self.lengths.is_empty()
+            || self.lengths.iter().any(|&l| l < 2 || l > positions)
+        {
+            return bad(
+                "lengths",
+                format!("{:?}", self.lengths),
+                "sequence lengths that the model has room for",
+            );
         }
         if !(self.lr.is_finite() && self.lr > 0.0 && self.clip > 0.0 && (0.0..1.0).contains(&self.warmup)) {
-            return bad("lr", format!("lr {}, clip {}, warmup {}", self.lr, self.clip, self.warmup), "positive numbers, warmup below 1");
+            return bad(
+                "lr",
+                format!("lr {}, clip {}, warmup {}", self.lr, self.clip, self.warmup),
+                "positive numbers, warmup below 1",
+            );
         }
         if let Some(l) = self.layers.iter().flatten().find(|l| **l >= num_layers) {
             return bad("layers", format!("layer {l}"), &format!("layers below {num_layers}"));

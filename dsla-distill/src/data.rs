@@ -50,7 +50,11 @@ impl Corpus {
         let fits: Vec<usize> = lengths.iter().copied().filter(|&l| l <= longest).collect();
         if fits.is_empty() {
             let got = format!("{longest} tokens in the longest text");
-            return Err(Error::Argument { arg: "text", got, want: format!("at least one sequence of {:?} tokens", lengths.iter().min()) });
+            return Err(Error::Argument {
+                arg: "text",
+                got,
+                want: format!("at least one sequence of {:?} tokens", lengths.iter().min()),
+            });
         }
         let len = fits[rng.bits() as usize % fits.len()];
         let usable: Vec<&Vec<u32>> = self.texts.iter().filter(|t| t.len() >= len).collect();
@@ -90,7 +94,11 @@ impl Corpus {
         if windows.is_empty() {
             let longest = self.held_out.iter().map(Vec::len).max().unwrap_or(0);
             let got = format!("{longest} held-out tokens in the longest text");
-            return Err(Error::Argument { arg: "text", got, want: format!("at least one window of {context} (3% of each text is held out)") });
+            return Err(Error::Argument {
+                arg: "text",
+                got,
+                want: format!("at least one window of {context} (3% of each text is held out)"),
+            });
         }
         Ok(windows)
     }

@@ -18,7 +18,13 @@ impl Moments {
 }
 
 /// One step; returns the gradient's norm before clipping.
-pub fn step(params: &mut DslaParams, grads: &mut DslaParams, moments: &mut Moments, clip: f64, options: &AdamW) -> Result<f64> {
+pub fn step(
+    params: &mut DslaParams,
+    grads: &mut DslaParams,
+    moments: &mut Moments,
+    clip: f64,
+    options: &AdamW,
+) -> Result<f64> {
     let squares: f64 = grads.tensors().iter().flat_map(|(_, t)| t.f32()).map(|&g| (g as f64).powi(2)).sum();
     let norm = squares.sqrt();
     if norm > clip {
@@ -31,7 +37,13 @@ pub fn step(params: &mut DslaParams, grads: &mut DslaParams, moments: &mut Momen
     let moments = moments.m.tensors_mut().into_iter().zip(moments.v.tensors_mut());
     for (((_, p), (_, g)), ((_, m), (_, v))) in all.zip(moments) {
         let n = [p.len()];
-        adamw::step(p.view_mut().reshape(n), g.view().reshape(n), m.view_mut().reshape(n), v.view_mut().reshape(n), options)?;
+        adamw::step(
+            p.view_mut().reshape(n),
+            g.view().reshape(n),
+            m.view_mut().reshape(n),
+            v.view_mut().reshape(n),
+            options,
+        )?;
     }
     Ok(norm)
 }

@@ -32,7 +32,8 @@ pub fn row(x: &Inputs, h: usize, t: usize, near: impl Fn(usize) -> bool, out: &m
         };
         out.push(s / (d as f32).sqrt());
     }
-    let peak = out.iter().enumerate().filter(|(j, _)| near(*j)).fold(f32::NEG_INFINITY, |m, (_, &s)| m.max(s));
+    let peak =
+        out.iter().enumerate().filter(|(j, _)| near(*j)).fold(f32::NEG_INFINITY, |m, (_, &s)| m.max(s));
     out.iter_mut().for_each(|s| *s = (*s - peak).min(80.0).exp());
 }
 

@@ -10,7 +10,12 @@ const WIDTH: usize = 6;
 
 /// Order `candidates` (layers with parameters in the model's adapter) by greedy KL on `windows`. Returns the order and
 /// the divergence each step had after it. `progress(done, of)` counts steps.
-pub fn greedy(model: &Model, candidates: &[usize], windows: &[&[u32]], mut progress: impl FnMut(usize, usize)) -> Result<(Vec<usize>, Vec<f64>)> {
+pub fn greedy(
+    model: &Model,
+    candidates: &[usize],
+    windows: &[&[u32]],
+    mut progress: impl FnMut(usize, usize),
+) -> Result<(Vec<usize>, Vec<f64>)> {
     let n = model.config().num_layers;
     let mut left: Vec<(usize, f64)> = candidates.iter().map(|&l| (l, 0.0)).collect();
     let (mut order, mut scores) = (vec![], vec![]);
@@ -40,8 +45,14 @@ pub fn greedy(model: &Model, candidates: &[usize], windows: &[&[u32]], mut progr
 }
 
 /// Measure every prefix of the model's order, the empty one included.
-pub fn quality(model: &Model, order: &[usize], windows: &[&[u32]], mut progress: impl FnMut(usize, usize)) -> Result<Vec<PrefixQuality>> {
-    let plans: Vec<Plan> = (0..=order.len()).map(|k| Plan::of_layers(model.config().num_layers, &order[..k])).collect();
+pub fn quality(
+    model: &Model,
+    order: &[usize],
+    windows: &[&[u32]],
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Vec<PrefixQuality>> {
+    let plans: Vec<Plan> =
+        (0..=order.len()).map(|k| Plan::of_layers(model.config().num_layers, &order[..k])).collect();
     let found = divergence(model, &plans, windows, &mut progress)?;
     Ok(found
         .iter()

@@ -59,10 +59,19 @@ pub struct Sensitivity {
 }
 
 /// Score all layers on `windows` of text. Greedy, kl and recall need a model with an adapter.
-pub fn sensitivity(model: &Model, metric: Metric, windows: &[&[u32]], mut progress: impl FnMut(usize, usize)) -> Result<Sensitivity> {
+pub fn sensitivity(
+    model: &Model,
+    metric: Metric,
+    windows: &[&[u32]],
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Sensitivity> {
     let n = model.config().num_layers;
     if matches!(metric, Metric::Greedy | Metric::Kl | Metric::Recall) && model.adapter().is_none() {
-        return Err(Error::Argument { arg: "metric", got: format!("{metric:?} without an adapter"), want: "an adapter to measure".into() });
+        return Err(Error::Argument {
+            arg: "metric",
+            got: format!("{metric:?} without an adapter"),
+            want: "an adapter to measure".into(),
+        });
     }
     let all: Vec<usize> = (0..n).collect();
     let single = |l: usize| Plan::of_layers(n, &[l]);
@@ -80,7 +89,8 @@ pub fn sensitivity(model: &Model, metric: Metric, windows: &[&[u32]], mut progre
         }
         Metric::Kl => {
             let plans: Vec<Plan> = all.iter().map(|&l| single(l)).collect();
-            let scores: Vec<f64> = divergence(model, &plans, windows, progress)?.iter().map(|d| d.kl).collect();
+            let scores: Vec<f64> =
+                divergence(model, &plans, windows, progress)?.iter().map(|d| d.kl).collect();
             Sensitivity { order: ascending(&scores), scores }
         }
         Metric::Recall => {
@@ -118,7 +128,9 @@ pub fn sensitivity(model: &Model, metric: Metric, windows: &[&[u32]], mut progre
         Metric::Uniform => {
             // Bit-reversed numbers: every prefix is spread over the depth.
             let bits = usize::BITS - n.saturating_sub(1).leading_zeros();
-            let mut order: Vec<usize> = (0..1usize << bits).map(|i| if bits == 0 { 0 } else { i.reverse_bits() >> (usize::BITS - bits) }).collect();
+            let mut order: Vec<usize> = (0..1usize << bits)
+                .map(|i| if bits == 0 { 0 } else { i.reverse_bits() >> (usize::BITS - bits) })
+                .collect();
             order.retain(|&l| l < n);
             Sensitivity { order, scores: vec![] }
         }

@@ -57,7 +57,14 @@ pub const METRICS: &str = "metrics.jsonl";
 
 /// Distil `model` on `corpus` into `out`: the adapter, its metrics and checkpoints. With `resume`, continue from the
 /// checkpoint in `out`.
-pub fn distill(model: &Model, corpus: &Corpus, config: &Config, out: &Path, resume: bool, mut on: impl FnMut(Event)) -> Result<Adapter> {
+pub fn distill(
+    model: &Model,
+    corpus: &Corpus,
+    config: &Config,
+    out: &Path,
+    resume: bool,
+    mut on: impl FnMut(Event),
+) -> Result<Adapter> {
     let n = model.config().num_layers;
     config.check(n, model.table().positions())?;
     let mut adapter = Adapter::init(model, &config.form)?;
@@ -69,7 +76,8 @@ pub fn distill(model: &Model, corpus: &Corpus, config: &Config, out: &Path, resu
     }
     adapter.order.retain(|l| trained.contains(l));
     std::fs::create_dir_all(out).map_err(|e| file_error(out, &e))?;
-    let mut moments: Vec<Option<Moments>> = adapter.layers.iter().map(|l| l.as_ref().map(|l| Moments::new(&l.params))).collect();
+    let mut moments: Vec<Option<Moments>> =
+        adapter.layers.iter().map(|l| l.as_ref().map(|l| Moments::new(&l.params))).collect();
     let mut place = Place {
         config: config.clone(),
         base: model.weights().fingerprint()?,
@@ -88,7 +96,9 @@ pub fn distill(model: &Model, corpus: &Corpus, config: &Config, out: &Path, resu
     if config.stages.contains(&Stage::Calibrate) && place.stage == Stage::Calibrate {
         on(Event::Stage(Stage::Calibrate));
         let batch = corpus.batch(seed ^ 1, u64::MAX, 1, &[longest.min(1024)])?;
-        calibrate::calibrate(model, batch[0], &mut adapter.layers, |l| on(Event::Progress { stage: Stage::Calibrate, done: l + 1, of: n }))?;
+        calibrate::calibrate(model, batch[0], &mut adapter.layers, |l| {
+            on(Event::Progress { stage: Stage::Calibrate, done: l + 1, of: n })
+        })?;
     }
     if place.stage == Stage::Calibrate {
         place.stage = Stage::Align;
@@ -131,7 +141,11 @@ fn tokens_at(corpus: &Corpus, config: &Config, steps: u64) -> Result<u64> {
     }
     let mut sum = 0;
     for step in 0..steps {
-        sum += corpus.batch(config.seed, step, config.batch_tokens, &config.lengths)?.iter().map(|s| s.len() as u64).sum::<u64>();
+        sum += corpus
+            .batch(config.seed, step, config.batch_tokens, &config.lengths)?
+            .iter()
+            .map(|s| s.len() as u64)
+            .sum::<u64>();
     }
     Ok(sum)
 }
@@ -149,7 +163,10 @@ fn align(
 ) -> Result<()> {
     let trained = config.trained(model.config().num_layers);
     let last = trained.iter().copied().max().unwrap_or(0);
-    let projections = trained.iter().map(|&l| Ok((l, Projection::of(model, l)?))).collect::<Result<std::collections::BTreeMap<_, _>>>()?;
+    let projections = trained
+        .iter()
+        .map(|&l| Ok((l, Projection::of(model, l)?)))
+        .collect::<Result<std::collections::BTreeMap<_, _>>>()?;
     let steps = steps(config);
     let begun = Instant::now();
     let first = place.step;
@@ -159,10 +176,19 @@ fn align(
         let start = Instant::now();
         let batch = corpus.batch(config.seed, place.step, config.batch_tokens, &config.lengths)?;
         let lr = cosine(config.lr, config.warmup, place.step as f64 / steps as f64);
-        let options = AdamW { lr, beta1: 0.9, beta2: 0.98, eps: 1e-10, weight_decay: config.weight_decay, step: place.step + 1 };
+        let options = AdamW {
+            lr,
+            beta1: 0.9,
+            beta2: 0.98,
+            eps: 1e-10,
+            weight_decay: config.weight_decay,
+            step: place.step + 1,
+        };
         let mut losses = vec![];
         teacher_pass(model, &batch, last, |l, inputs| {
-            let (Some(layer), Some(moments), Some(projection)) = (&mut adapter.layers[l], &mut moments[l], projections.get(&l)) else {
+            let (Some(layer), Some(moments), Some(projection)) =
+                (&mut adapter.layers[l], &mut moments[l], projections.get(&l))
+            else {
                 return Ok(());
             };
             let mut grads = layer.params.zeros_like();
@@ -190,7 +216,8 @@ fn align(
             loss,
             losses,
             lr,
-            seconds_left: begun.elapsed().as_secs_f64() / (place.step - first) as f64 * (steps - place.step) as f64,
+            seconds_left: begun.elapsed().as_secs_f64() / (place.step - first) as f64
+                * (steps - place.step) as f64,
         });
         if place.step.is_multiple_of(config.checkpoint_every) || place.step == steps {
             write_atomic(&out.join(METRICS), metrics.as_bytes())?;
@@ -219,5 +246,10 @@ fn round_params(adapter: &mut Adapter) {
 }
 
 fn file_error(path: &Path, e: &std::io::Error) -> Error {
-    Error::Checkpoint { file: path.display().to_string(), at: "file".into(), got: e.to_string(), want: "to read and write there".into() }
+    Error::Checkpoint {
+        file: path.display().to_string(),
+        at: "file".into(),
+        got: e.to_string(),
+        want: "to read and write there".into(),
+    }
 }

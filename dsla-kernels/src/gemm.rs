@@ -29,7 +29,17 @@ pub(crate) enum Into {
 }
 
 /// C [m, n] = A [m, k] B [k, n] (or += with [`Into::Add`]); B row-major with `ldb`, C row-major with `ldc`.
-pub(crate) fn gemm(into: Into, m: usize, n: usize, k: usize, a: Mat, b: &[f32], ldb: usize, c: &mut [f32], ldc: usize) {
+pub(crate) fn gemm(
+    into: Into,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Mat,
+    b: &[f32],
+    ldb: usize,
+    c: &mut [f32],
+    ldc: usize,
+) {
     if m == 0 || n == 0 {
         return;
     }
@@ -195,7 +205,8 @@ mod x86 {
                 for q in 0..P {
                     let m = if q + 1 == P { mask } else { !0 };
                     let out = c.add(r * ldc + q * 16);
-                    let v = if add { _mm512_add_ps(_mm512_maskz_loadu_ps(m, out), acc[r][q]) } else { acc[r][q] };
+                    let v =
+                        if add { _mm512_add_ps(_mm512_maskz_loadu_ps(m, out), acc[r][q]) } else { acc[r][q] };
                     _mm512_mask_storeu_ps(out, m, v);
                 }
             }

@@ -3,10 +3,10 @@
 #![warn(missing_docs)]
 
 pub mod case;
-pub(crate) mod gemm;
 mod device;
 mod dtype;
 mod error;
+pub(crate) mod gemm;
 pub mod ops;
 pub mod par;
 pub mod real;

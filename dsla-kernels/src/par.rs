@@ -1,6 +1,9 @@
 //! Deterministic work split over our own pool: never the global one, and no result depends on the thread count.
 
-use std::sync::{OnceLock, atomic::{AtomicUsize, Ordering}};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 static POOL: OnceLock<rayon::ThreadPool> = OnceLock::new();

@@ -5,8 +5,16 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 /// What `naive.rs` needs of a number. `model()` marks the places where an op's contract stores in model dtype.
 pub trait Real:
-    Copy + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
-    + Neg<Output = Self> + AddAssign + std::fmt::Debug + 'static
+    Copy
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + std::fmt::Debug
+    + 'static
 {
     /// From f64, rounding.
     fn of(x: f64) -> Self;

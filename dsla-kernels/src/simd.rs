@@ -21,8 +21,7 @@ pub enum Level {
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 
 /// All levels, weakest first.
-pub const LEVELS: [Level; 5] =
-    [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
+pub const LEVELS: [Level; 5] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
 
 /// The level in use.
 #[inline]
@@ -146,7 +145,7 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     p = madd::<FMA>(p, r, 8.333_452e-3);
     p = madd::<FMA>(p, r, 4.166_579_6e-2);
     p = madd::<FMA>(p, r, 1.666_666_5e-1);
-    p = madd::<FMA>(p, r, 5.000_000_1e-1);
+    p = madd::<FMA>(p, r, 5e-1);
     let y = madd::<FMA>(p, r * r, r + 1.0);
     // 2^n in two halves, so that n = 128 neither overflows early nor loses the last binade.
     let i = shifted.to_bits().wrapping_sub(MAGIC.to_bits()) as i32;

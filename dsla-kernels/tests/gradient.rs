@@ -19,17 +19,27 @@ fn every_backward_matches_finite_differences() {
                 let mut rng = Rng::new(7);
                 let outs = (case.spec)(Precision::F64, &x);
                 let shapes: Vec<_> = (case.run)(&tensors(case)).unwrap().iter().map(|t| t.shape()).collect();
-                let douts: Vec<Tensor> = shapes.iter().map(|s| rng.tensor(s.dims(), 1.0, DType::F32)).collect();
-                let grads = backward(&tensors(case), &douts).unwrap_or_else(|e| panic!("{op} {}: {e}", case.id));
+                let douts: Vec<Tensor> =
+                    shapes.iter().map(|s| rng.tensor(s.dims(), 1.0, DType::F32)).collect();
+                let grads =
+                    backward(&tensors(case), &douts).unwrap_or_else(|e| panic!("{op} {}: {e}", case.id));
                 let loss = |x: &[Vec<f64>]| -> f64 {
                     let y = (case.spec)(Precision::F64, x);
-                    y.iter().zip(&douts).map(|(y, d)| y.iter().zip(as_f64(d)).map(|(a, b)| a * b).sum::<f64>()).sum()
+                    y.iter()
+                        .zip(&douts)
+                        .map(|(y, d)| y.iter().zip(as_f64(d)).map(|(a, b)| a * b).sum::<f64>())
+                        .sum()
                 };
                 assert_eq!(outs.len(), douts.len());
                 for (i, g) in grads.iter().enumerate() {
                     let Some(g) = g else { continue };
                     let g = as_f64(g);
-                    assert!(g.iter().all(|v| v.is_finite()), "{op} {} {level:?}: gradient of {} is not finite", case.id, case.inputs[i].name);
+                    assert!(
+                        g.iter().all(|v| v.is_finite()),
+                        "{op} {} {level:?}: gradient of {} is not finite",
+                        case.id,
+                        case.inputs[i].name
+                    );
                     for _ in 0..3 {
                         let dir: Vec<f64> = g.iter().map(|_| rng.normal()).collect();
                         let h = 1e-5;
@@ -43,7 +53,12 @@ fn every_backward_matches_finite_differences() {
                         // f32 gradients, each element with its own rounding: the scale is what the sum could be.
                         let scale = g.iter().map(|v| v * v).sum::<f64>().sqrt();
                         let tol = 2e-4 * scale.max(want.abs()) + 1e-6;
-                        assert!((got - want).abs() <= tol, "{op} {} {level:?}: gradient of {}: got {got:e}, want {want:e}, tolerance {tol:e}", case.id, case.inputs[i].name);
+                        assert!(
+                            (got - want).abs() <= tol,
+                            "{op} {} {level:?}: gradient of {}: got {got:e}, want {want:e}, tolerance {tol:e}",
+                            case.id,
+                            case.inputs[i].name
+                        );
                     }
                 }
             }

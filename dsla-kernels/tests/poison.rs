@@ -20,7 +20,12 @@ fn outputs_do_not_depend_on_fresh_memory() {
                 let grads = backward(&tensors(case), &clean).unwrap();
                 for (g, i) in grads.iter().zip(&case.inputs) {
                     let Some(g) = g else { continue };
-                    assert!(g.to_vec_f32().iter().all(|v| !v.is_nan()), "{op} {}: gradient of {} reads fresh memory", case.id, i.name);
+                    assert!(
+                        g.to_vec_f32().iter().all(|v| !v.is_nan()),
+                        "{op} {}: gradient of {} reads fresh memory",
+                        case.id,
+                        i.name
+                    );
                 }
             }
             poison_empty(false);

@@ -72,9 +72,16 @@ impl Adapter {
     pub fn init(model: &Model, form: &Form) -> Result<Adapter> {
         form.check().map_err(|e| bad("form", "form", &e, "a form that can be"))?;
         let c = model.config();
-        let layer = DslaAttention { form: *form, params: DslaParams::init(form, model.heads(), c.hidden_size), heads: model.heads() };
+        let layer = DslaAttention {
+            form: *form,
+            params: DslaParams::init(form, model.heads(), c.hidden_size),
+            heads: model.heads(),
+        };
         Ok(Adapter {
-            base_model: BaseModel { name: model.weights().path().file_name().unwrap_or_default().to_string_lossy().into(), sha256: model.weights().fingerprint()? },
+            base_model: BaseModel {
+                name: model.weights().path().file_name().unwrap_or_default().to_string_lossy().into(),
+                sha256: model.weights().fingerprint()?,
+            },
             form: *form,
             order: (0..c.num_layers).rev().collect(),
             quality: vec![],
@@ -88,7 +95,8 @@ impl Adapter {
         let (meta_path, tensors_path) = (dir.join(META), dir.join(TENSORS));
         let text = crate::weights::read_text(&meta_path, 1 << 24)?;
         let file = meta_path.display().to_string();
-        let meta: Meta = serde_json::from_str(&text).map_err(|e| bad(&file, "json", &e.to_string(), "an adapter of format 1"))?;
+        let meta: Meta = serde_json::from_str(&text)
+            .map_err(|e| bad(&file, "json", &e.to_string(), "an adapter of format 1"))?;
         if meta.format != 1 {
             return Err(bad(&file, "format", &meta.format.to_string(), "1"));
         }
@@ -96,11 +104,17 @@ impl Adapter {
         let ours = model.weights().fingerprint()?;
         if meta.base_model.sha256 != ours {
             let got = format!("an adapter for {} ({})", meta.base_model.name, short(&meta.base_model.sha256));
-            return Err(bad(&file, "base_model", &got, &format!("one for {} ({})", model.weights().path().display(), short(&ours))));
+            return Err(bad(
+                &file,
+                "base_model",
+                &got,
+                &format!("one for {} ({})", model.weights().path().display(), short(&ours)),
+            ));
         }
         let bytes = std::fs::read(&tensors_path).map_err(|e| Error::io(&tensors_path, "read", &e))?;
         let file = tensors_path.display().to_string();
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| bad(&file, "header", &e.to_string(), "safetensors"))?;
+        let tensors = SafeTensors::deserialize(&bytes)
+            .map_err(|e| bad(&file, "header", &e.to_string(), "safetensors"))?;
         let c = model.config();
         let layers = (0..c.num_layers)
             .map(|l| {
@@ -125,7 +139,12 @@ impl Adapter {
         for &l in &self.order {
             let ok = l < n && !seen[l] && self.layers.get(l).is_some_and(Option::is_some);
             if !ok {
-                return Err(bad("adapter", "order", &format!("layer {l}"), &format!("each of its own layers below {n} once")));
+                return Err(bad(
+                    "adapter",
+                    "order",
+                    &format!("layer {l}"),
+                    &format!("each of its own layers below {n} once"),
+                ));
             }
             seen[l] = true;
         }
@@ -149,9 +168,16 @@ impl Adapter {
         }
         let views = data
             .iter()
-            .map(|(n, k, s, b)| Ok((n.clone(), TensorView::new(*k, s.clone(), b).map_err(|e| bad(n, "shape", &e.to_string(), "a tensor"))?)))
+            .map(|(n, k, s, b)| {
+                Ok((
+                    n.clone(),
+                    TensorView::new(*k, s.clone(), b)
+                        .map_err(|e| bad(n, "shape", &e.to_string(), "a tensor"))?,
+                ))
+            })
             .collect::<Result<Vec<_>>>()?;
-        let bytes = safetensors::serialize(views, None).map_err(|e| bad(TENSORS, "write", &e.to_string(), "safetensors"))?;
+        let bytes = safetensors::serialize(views, None)
+            .map_err(|e| bad(TENSORS, "write", &e.to_string(), "safetensors"))?;
         write_atomic(&dir.join(TENSORS), &bytes)?;
         let meta = Meta {
             format: 1,
@@ -161,7 +187,8 @@ impl Adapter {
             quality: self.quality.clone(),
             training: self.training.clone(),
         };
-        let text = serde_json::to_string_pretty(&meta).map_err(|e| bad(META, "write", &e.to_string(), "json"))?;
+        let text =
+            serde_json::to_string_pretty(&meta).map_err(|e| bad(META, "write", &e.to_string(), "json"))?;
         write_atomic(&dir.join(META), text.as_bytes())
     }
 }
@@ -180,8 +207,12 @@ fn read_tensor(tensors: &SafeTensors, file: &str, name: &str, shape: &[usize]) -
         return Err(bad(file, name, &format!("shape {:?}", t.shape()), &format!("{shape:?}")));
     }
     let data: Vec<f32> = match t.dtype() {
-        StDtype::F32 => t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        StDtype::BF16 => t.data().chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        StDtype::F32 => {
+            t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
+        StDtype::BF16 => {
+            t.data().chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
         other => return Err(bad(file, name, &format!("dtype {other:?}"), "F32 or BF16")),
     };
     if data.iter().any(|v| !v.is_finite()) {
@@ -193,7 +224,9 @@ fn read_tensor(tensors: &SafeTensors, file: &str, name: &str, shape: &[usize]) -
 fn to_bytes(t: &Tensor, dtype: DType) -> (StDtype, Vec<u8>) {
     let v = t.to_vec_f32();
     match dtype {
-        DType::BF16 => (StDtype::BF16, v.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect()),
+        DType::BF16 => {
+            (StDtype::BF16, v.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect())
+        }
         _ => (StDtype::F32, v.iter().flat_map(|x| x.to_le_bytes()).collect()),
     }
 }

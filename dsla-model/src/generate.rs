@@ -54,15 +54,31 @@ pub fn prefill(model: &Model, seq: &mut Sequence, prompt: &[u32]) -> Result<dsla
         let want = if i + 1 == chunks { Want::Last } else { Want::None };
         logits = Some(model.forward(&mut [Step { seq, tokens, logits: want }])?);
     }
-    logits.ok_or_else(|| Error::Argument { op: "generate", arg: "prompt", got: "no tokens".into(), want: "at least one".into() })
+    logits.ok_or_else(|| Error::Argument {
+        op: "generate",
+        arg: "prompt",
+        got: "no tokens".into(),
+        want: "at least one".into(),
+    })
 }
 
 /// Continue `prompt`. `on_token` sees every new token and says whether to go on.
-pub fn generate(model: &Model, plan: &Plan, prompt: &[u32], options: &Options, mut on_token: impl FnMut(u32) -> bool) -> Result<Generated> {
+pub fn generate(
+    model: &Model,
+    plan: &Plan,
+    prompt: &[u32],
+    options: &Options,
+    mut on_token: impl FnMut(u32) -> bool,
+) -> Result<Generated> {
     let room = model.table().positions();
     if prompt.len() + options.max_tokens > room + 1 {
         let got = format!("{} tokens and up to {} new ones", prompt.len(), options.max_tokens);
-        return Err(Error::Argument { op: "generate", arg: "prompt", got, want: format!("at most {room} in all") });
+        return Err(Error::Argument {
+            op: "generate",
+            arg: "prompt",
+            got,
+            want: format!("at most {room} in all"),
+        });
     }
     let mut seq = model.new_sequence(plan)?;
     let start = Instant::now();

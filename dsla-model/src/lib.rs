@@ -8,8 +8,8 @@ pub mod eval;
 pub mod generate;
 pub mod hub;
 mod llama;
-mod sequence;
 pub mod paper;
+mod sequence;
 pub mod tokenizer;
 pub mod weights;
 

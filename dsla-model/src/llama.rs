@@ -78,7 +78,12 @@ impl Model {
             }
         }
         if dtype == DType::U32 {
-            return Err(Error::Argument { op: "load", arg: "dtype", got: "u32".into(), want: "f32 or bf16".into() });
+            return Err(Error::Argument {
+                op: "load",
+                arg: "dtype",
+                got: "u32".into(),
+                want: "f32 or bf16".into(),
+            });
         }
         let ModelFiles { config, weights, tokenizer, chat_template } = ModelFiles::open(path.as_ref())?;
         weights.check(&expected(&config))?;
@@ -118,16 +123,24 @@ impl Model {
                 qkv: linear(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ab)?,
                 o: linear(&["self_attn.o_proj"], ab)?,
                 mlp_norm: norm("post_attention_layernorm.weight")?,
-                mlp: Mlp { gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"], mb)?, down: linear(&["mlp.down_proj"], mb)? },
+                mlp: Mlp {
+                    gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"], mb)?,
+                    down: linear(&["mlp.down_proj"], mb)?,
+                },
             });
         }
         let embedding = read("model.embed_tokens.weight")?;
-        let head = if config.tie_embeddings { Linear::new(&embedding, None)? } else { Linear::new(&read("lm_head.weight")?, None)? };
+        let head = if config.tie_embeddings {
+            Linear::new(&embedding, None)?
+        } else {
+            Linear::new(&read("lm_head.weight")?, None)?
+        };
         let norm = RmsNorm::new(weights.read("model.norm.weight")?, config.rms_eps);
         let table = Table::new(&config.rope.inv_freq(config.head_dim), config.max_position, 1.0);
         // A tied table is read out of the packed output layer: no second copy.
         let embedding = (!config.tie_embeddings).then_some(embedding);
-        let base = Base { config, weights, tokenizer, chat_template, dtype, embedding, layers, norm, head, table };
+        let base =
+            Base { config, weights, tokenizer, chat_template, dtype, embedding, layers, norm, head, table };
         Ok(Model { base: Arc::new(base), adapter: None })
     }
 
@@ -191,12 +204,18 @@ impl Model {
 
     /// The tokenizer, or an error that says the model has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.base.tokenizer.as_ref().ok_or_else(|| self.lacks("tokenizer", "tokenizer.json or tokenizer.ggml.* metadata"))
+        self.base
+            .tokenizer
+            .as_ref()
+            .ok_or_else(|| self.lacks("tokenizer", "tokenizer.json or tokenizer.ggml.* metadata"))
     }
 
     /// The chat template, or an error that says the model has none.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        self.base.chat_template.as_ref().ok_or_else(|| self.lacks("chat template", "a chat_template in its files"))
+        self.base
+            .chat_template
+            .as_ref()
+            .ok_or_else(|| self.lacks("chat template", "a chat_template in its files"))
     }
 
     fn lacks(&self, at: &str, want: &str) -> Error {
@@ -249,7 +268,12 @@ impl Model {
         let (c, vocab) = (self.config().hidden_size, self.config().vocab_size);
         if let Some((i, id)) = tokens.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
             let got = format!("id {id} at {i}");
-            return Err(Error::Argument { op: "forward", arg: "tokens", got, want: format!("ids below {vocab}") });
+            return Err(Error::Argument {
+                op: "forward",
+                arg: "tokens",
+                got,
+                want: format!("ids below {vocab}"),
+            });
         }
         let mut x = Tensor::empty([tokens.len(), c], DType::F32);
         match &self.base.embedding {
@@ -301,7 +325,12 @@ impl Model {
             let (end, room) = (s.seq.len + s.tokens.len(), self.base.table.positions());
             if s.tokens.is_empty() || end > room {
                 let got = format!("{} tokens after {}", s.tokens.len(), s.seq.len);
-                return Err(Error::Argument { op: "forward", arg: "tokens", got, want: format!("1 to {room} in all") });
+                return Err(Error::Argument {
+                    op: "forward",
+                    arg: "tokens",
+                    got,
+                    want: format!("1 to {room} in all"),
+                });
             }
             tokens.extend_from_slice(s.tokens);
         }
@@ -364,7 +393,10 @@ impl Layer {
 pub(crate) fn expected(c: &Config) -> Vec<(String, Vec<usize>)> {
     let (hidden, mlp) = (c.hidden_size, c.intermediate_size);
     let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
-    let mut all = vec![("model.embed_tokens.weight".into(), vec![c.vocab_size, hidden]), ("model.norm.weight".into(), vec![hidden])];
+    let mut all = vec![
+        ("model.embed_tokens.weight".into(), vec![c.vocab_size, hidden]),
+        ("model.norm.weight".into(), vec![hidden]),
+    ];
     if !c.tie_embeddings {
         all.push(("lm_head.weight".into(), vec![c.vocab_size, hidden]));
     }

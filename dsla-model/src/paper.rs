@@ -17,9 +17,12 @@ pub fn run_layer(input: &Path, output: &Path) -> Result<()> {
     let bytes = std::fs::read(input).map_err(|e| Error::io(input, "read", &e))?;
     let file = File {
         path: input,
-        tensors: SafeTensors::deserialize(&bytes).map_err(|e| Error::file(input, "header", e.to_string(), "safetensors"))?,
+        tensors: SafeTensors::deserialize(&bytes)
+            .map_err(|e| Error::file(input, "header", e.to_string(), "safetensors"))?,
     };
-    let meta = SafeTensors::read_metadata(&bytes).map_err(|e| Error::file(input, "header", e.to_string(), "safetensors"))?.1;
+    let meta = SafeTensors::read_metadata(&bytes)
+        .map_err(|e| Error::file(input, "header", e.to_string(), "safetensors"))?
+        .1;
     let meta = meta.metadata().clone().unwrap_or_default();
     let number = |key: &str, default: Option<f32>| -> Result<f32> {
         match (meta.get(key), default) {
@@ -29,23 +32,37 @@ pub fn run_layer(input: &Path, output: &Path) -> Result<()> {
         }
     };
     let x = file.tensor("hidden_states", None)?;
-    let [b, t, c] = <[usize; 3]>::try_from(x.dims()).map_err(|_| file.shape("hidden_states", x.dims(), "[B, T, C]"))?;
+    let [b, t, c] =
+        <[usize; 3]>::try_from(x.dims()).map_err(|_| file.shape("hidden_states", x.dims(), "[B, T, C]"))?;
     let q = file.tensor("q_proj.weight", None)?;
     let k = file.tensor("k_proj.weight", None)?;
     let heads = number("num_heads", None)?;
     let (rows, kv_rows) = (q.dims()[0], k.dims()[0]);
-    let fits = heads >= 1.0 && heads.fract() == 0.0 && rows % heads as usize == 0 && kv_rows.is_multiple_of((rows / heads as usize).max(1));
+    let fits = heads >= 1.0
+        && heads.fract() == 0.0
+        && rows % heads as usize == 0
+        && kv_rows.is_multiple_of((rows / heads as usize).max(1));
     if !fits || b * t * rows * kv_rows == 0 {
         let got = format!("{heads} heads for q_proj {:?} and k_proj {:?}", q.dims(), k.dims());
         return Err(Error::file(input, "num_heads", got, "whole heads of one size, and no empty tensor"));
     }
-    let n = Heads { heads: heads as usize, kv_heads: kv_rows / (rows / heads as usize), head_dim: rows / heads as usize };
+    let n = Heads {
+        heads: heads as usize,
+        kv_heads: kv_rows / (rows / heads as usize),
+        head_dim: rows / heads as usize,
+    };
     if n.heads % n.kv_heads != 0 {
-        return Err(Error::file(input, "num_heads", format!("{} query and {} kv heads", n.heads, n.kv_heads), "a multiple"));
+        return Err(Error::file(
+            input,
+            "num_heads",
+            format!("{} query and {} kv heads", n.heads, n.kv_heads),
+            "a multiple",
+        ));
     }
     let form = Form { gate_scale: number("gate_logit_normalizer", Some(16.0))?, ..Form::paper() };
     form.check().map_err(|e| Error::file(input, "gate_logit_normalizer", e, "a positive number"))?;
-    let linear = |name: &str, shape: [usize; 2]| Ok::<_, Error>(Linear::new(&file.tensor(name, Some(&shape))?, None)?);
+    let linear =
+        |name: &str, shape: [usize; 2]| Ok::<_, Error>(Linear::new(&file.tensor(name, Some(&shape))?, None)?);
     let (wq, wk) = (linear("q_proj.weight", [rows, c])?, linear("k_proj.weight", [kv_rows, c])?);
     let (wv, wo) = (linear("v_proj.weight", [kv_rows, c])?, linear("o_proj.weight", [c, rows])?);
     let params = DslaParams::build(&form, n, c, |name, shape| {
@@ -65,7 +82,9 @@ pub fn run_layer(input: &Path, output: &Path) -> Result<()> {
     let (mut out, mut states) = (vec![], [vec![], vec![]]);
     for i in 0..b {
         let hidden = Tensor::from_f32([t, c], x.f32()[i * t * c..(i + 1) * t * c].to_vec());
-        let heads_of = |w: &Linear, heads: usize| Ok::<_, Error>(w.forward(hidden.view())?.reshape([t, heads, n.head_dim]));
+        let heads_of = |w: &Linear, heads: usize| {
+            Ok::<_, Error>(w.forward(hidden.view())?.reshape([t, heads, n.head_dim]))
+        };
         let (q, k, v) = (heads_of(&wq, n.heads)?, heads_of(&wk, n.kv_heads)?, heads_of(&wv, n.kv_heads)?);
         let mut state = layer.state(DType::F32);
         let y = layer.forward(&Projected { q, k, v, hidden: Some(hidden) }, &table, &mut state)?;
@@ -89,7 +108,8 @@ pub fn run_layer(input: &Path, output: &Path) -> Result<()> {
             Ok((*name, view.map_err(|e| Error::file(output, *name, e.to_string(), "a tensor"))?))
         })
         .collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(views, None).map_err(|e| Error::file(output, "tensors", e.to_string(), "safetensors"))?;
+    let bytes = safetensors::serialize(views, None)
+        .map_err(|e| Error::file(output, "tensors", e.to_string(), "safetensors"))?;
     write_atomic(output, &bytes)
 }
 
@@ -111,9 +131,14 @@ impl File<'_> {
             return Err(Error::file(self.path, name, format!("dtype {:?}", t.dtype()), "F32"));
         }
         if t.shape().is_empty() || t.shape().len() > 3 || shape.is_some_and(|s| s != t.shape()) {
-            return Err(self.shape(name, t.shape(), &shape.map_or("1 to 3 dimensions".into(), |s| format!("{s:?}"))));
+            return Err(self.shape(
+                name,
+                t.shape(),
+                &shape.map_or("1 to 3 dimensions".into(), |s| format!("{s:?}")),
+            ));
         }
-        let data: Vec<f32> = t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let data: Vec<f32> =
+            t.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         if data.iter().any(|v| !v.is_finite()) {
             return Err(Error::file(self.path, name, "NaN or infinity", "finite numbers"));
         }

@@ -69,7 +69,7 @@ impl EngineConfig {
             return Err(Error::config(field, 0, "1 or more"));
         }
         match self.max_quality_loss {
-            Some(loss) if !(loss >= 0.0) => {
+            Some(loss) if loss.is_nan() || loss < 0.0 => {
                 Err(Error::config("max_quality_loss", loss, "a number, 0 or more"))
             }
             _ => Ok(()),

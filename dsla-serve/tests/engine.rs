@@ -137,7 +137,7 @@ fn alone_or_in_a_batch_with_a_real_model() {
         eprintln!("skipped: smollm2-135m-instruct is not in the cache");
         return;
     };
-    for dtype in [DType::BF16, DType::F32] {
+    for dtype in [DType::F32, DType::BF16] {
         let model = Model::load(&path, &Device::Cpu, dtype).expect("a model");
         let adapter = Adapter::init(&model, &Form::native()).expect("an adapter");
         let model = model.with_adapter_value(adapter).expect("it fits");

@@ -82,7 +82,9 @@ impl DslaAttention {
     /// Bytes of a sequence's state once its ring is full.
     pub fn state_bytes(&self, dtype: DType) -> usize {
         let (g, d, f) = (self.heads.kv_heads, self.heads.head_dim, self.form.features(self.heads.head_dim));
-        8 * g * f * (d + 1) + self.form.window * g * (2 * d * dtype.size() + 8 * self.decays()) + self.form.sinks * g * 2 * d * dtype.size()
+        8 * g * f * (d + 1)
+            + self.form.window * g * (2 * d * dtype.size() + 8 * self.decays())
+            + self.form.sinks * g * 2 * d * dtype.size()
     }
 
     /// What the gates see: [T, G, 2 D] of un-rotated keys and values, or [T, 1, C].
@@ -187,7 +189,8 @@ impl DslaAttention {
         let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
         let oldest = first + x.len() - state.ring.len();
         let phi_k = self.key_features(state.ring.k.rows(0, leaving), oldest)?;
-        let (gamma, mix, slope) = (p.gamma_weights(self.heads.heads), self.per_head(&p.mix), self.per_head(&p.slope));
+        let (gamma, mix, slope) =
+            (p.gamma_weights(self.heads.heads), self.per_head(&p.mix), self.per_head(&p.slope));
         let mut out = Tensor::empty(x.q.shape(), DType::F32);
         let args = op::Args {
             q: q.view(),
@@ -246,7 +249,14 @@ impl DslaAttention {
 
     /// Attend over a whole sequence from nothing, keeping what [`DslaAttention::backward`] needs. `q`, `k`: rotated
     /// if the form rotates, keys in model dtype; `plain_k`, `v` (and `hidden`): what the gates see.
-    pub fn forward_train(&self, q: Tensor, k: Tensor, v: Tensor, plain_k: &Tensor, hidden: Option<&Tensor>) -> Result<Saved> {
+    pub fn forward_train(
+        &self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        plain_k: &Tensor,
+        hidden: Option<&Tensor>,
+    ) -> Result<Saved> {
         let (t, h) = (q.dims()[0], self.heads.heads);
         let p = &self.params;
         let gate_x = self.gate_input(plain_k, &v, hidden)?;
@@ -322,7 +332,16 @@ impl DslaAttention {
             qkv: None,
         };
         let args = self.args(saved, &mix, &slope);
-        op::backward(&args, zero.s.view(), zero.z.view(), saved.den.view(), saved.peak.view(), saved.out.view(), d_out, into)?;
+        op::backward(
+            &args,
+            zero.s.view(),
+            zero.z.view(),
+            saved.den.view(),
+            saved.peak.view(),
+            saved.out.view(),
+            d_out,
+            into,
+        )?;
         self.zero_sinks(&mut d_phi_k, 0);
         for (map, grad, x, phi, d_phi) in [
             (&p.map_q, &mut grads.map_q, saved.q.view(), &saved.phi_q, &d_phi_q),

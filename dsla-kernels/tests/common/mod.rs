@@ -58,15 +58,25 @@ pub fn check(op: &str, case: &Case, level: Level) {
         assert_eq!(got.len(), truth.len(), "{op} {} output {o}: length", case.id);
         let finite = got.iter().zip(truth).all(|(g, t)| g.is_finite() || (g == t));
         assert!(finite, "{op} {} {level:?} output {o}: not finite where the specification is", case.id);
-        let err = |a: &[f64]| a.iter().zip(truth).map(|(a, t)| if a == t { 0.0 } else { a - t }).collect::<Vec<_>>();
+        let err = |a: &[f64]| {
+            a.iter().zip(truth).map(|(a, t)| if a == t { 0.0 } else { a - t }).collect::<Vec<_>>()
+        };
         let (eg, es) = (err(&got), err(same));
         let scale = rms(truth.iter().copied().filter(|t| t.is_finite()));
         let peak = truth.iter().filter(|t| t.is_finite()).fold(0.0f64, |m, t| m.max(t.abs()));
         let max = |e: &[f64]| e.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let eps = f32::EPSILON as f64;
         let (rg, rs) = (rms(eg.iter().copied()), rms(es.iter().copied()));
-        assert!(rg <= 2.0 * rs + 2.0 * eps * scale, "{op} {} {level:?} output {o}: rms error {rg:e}, same-dtype specification {rs:e}, scale {scale:e}", case.id);
+        assert!(
+            rg <= 2.0 * rs + 2.0 * eps * scale,
+            "{op} {} {level:?} output {o}: rms error {rg:e}, same-dtype specification {rs:e}, scale {scale:e}",
+            case.id
+        );
         let (mg, ms) = (max(&eg), max(&es));
-        assert!(mg <= 2.0 * ms + 4.0 * eps * peak, "{op} {} {level:?} output {o}: max error {mg:e}, same-dtype specification {ms:e}, peak {peak:e}", case.id);
+        assert!(
+            mg <= 2.0 * ms + 4.0 * eps * peak,
+            "{op} {} {level:?} output {o}: max error {mg:e}, same-dtype specification {ms:e}, peak {peak:e}",
+            case.id
+        );
     }
 }

@@ -15,10 +15,16 @@ const ROWS: usize = 256;
 /// Non-overlapping windows of `context` tokens from the start, at most `limit`; the last may be shorter, but predicts
 /// at least one token.
 pub fn windows(tokens: &[u32], context: usize, limit: Option<usize>) -> Result<Vec<&[u32]>> {
-    let all: Vec<_> = tokens.chunks(context.max(1)).filter(|w| w.len() > 1).take(limit.unwrap_or(usize::MAX)).collect();
+    let all: Vec<_> =
+        tokens.chunks(context.max(1)).filter(|w| w.len() > 1).take(limit.unwrap_or(usize::MAX)).collect();
     if context < 2 || all.is_empty() {
         let got = format!("{} tokens in windows of {context}", tokens.len());
-        return Err(Error::Argument { op: "eval", arg: "text", got, want: "at least 2 tokens and a context of at least 2".into() });
+        return Err(Error::Argument {
+            op: "eval",
+            arg: "text",
+            got,
+            want: "at least 2 tokens and a context of at least 2".into(),
+        });
     }
     Ok(all)
 }
@@ -40,7 +46,12 @@ impl Perplexity {
 }
 
 /// Each window scored on all tokens but its first. `progress` sees (windows done, windows).
-pub fn perplexity(model: &Model, plan: &Plan, windows: &[&[u32]], mut progress: impl FnMut(usize, usize)) -> Result<Perplexity> {
+pub fn perplexity(
+    model: &Model,
+    plan: &Plan,
+    windows: &[&[u32]],
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Perplexity> {
     let (mut sum, mut count) = (0.0, 0);
     for (i, w) in windows.iter().enumerate() {
         let mut seq = model.new_sequence(plan)?;
@@ -80,7 +91,12 @@ pub struct Divergence {
 
 /// Both models side by side over each window; one teacher pass serves all `plans`. KL is over every position, the
 /// perplexities over positions that have a next token.
-pub fn divergence(model: &Model, plans: &[Plan], windows: &[&[u32]], mut progress: impl FnMut(usize, usize)) -> Result<Vec<Divergence>> {
+pub fn divergence(
+    model: &Model,
+    plans: &[Plan],
+    windows: &[&[u32]],
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Vec<Divergence>> {
     let mut sums = vec![[0.0f64; 3]; plans.len()];
     let (mut tokens, mut scored, mut teacher_nll) = (0usize, 0usize, 0.0f64);
     let exact = Plan::teacher(model.config().num_layers);
@@ -88,7 +104,9 @@ pub fn divergence(model: &Model, plans: &[Plan], windows: &[&[u32]], mut progres
         let mut teacher = model.new_sequence(&exact)?;
         let mut hybrids = plans.iter().map(|p| model.new_sequence(p)).collect::<Result<Vec<_>>>()?;
         for (c, chunk) in w.chunks(PREFILL_CHUNK).enumerate() {
-            let run = |seq: &mut crate::Sequence| model.hidden(&mut [Step { seq, tokens: chunk, logits: Want::All }]);
+            let run = |seq: &mut crate::Sequence| {
+                model.hidden(&mut [Step { seq, tokens: chunk, logits: Want::All }])
+            };
             let want = run(&mut teacher)?;
             let got = hybrids.iter_mut().map(&run).collect::<Result<Vec<_>>>()?;
             for a in (0..chunk.len()).step_by(ROWS) {

@@ -22,20 +22,33 @@ pub struct Recall {
 }
 
 /// Run `count` cases of `length` prompt tokens.
-pub fn passkey(model: &Model, plan: &Plan, length: usize, count: usize, seed: u64, mut progress: impl FnMut(usize, usize)) -> Result<Recall> {
+pub fn passkey(
+    model: &Model,
+    plan: &Plan,
+    length: usize,
+    count: usize,
+    seed: u64,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Recall> {
     let tokenizer = model.tokenizer()?;
     let filler = tokenizer.encode(FILLER, false)?;
     let (intro, question) = (tokenizer.encode(INTRO, false)?, tokenizer.encode(QUESTION, false)?);
     let room = intro.len() + question.len() + 40;
     if length < room + filler.len() || count == 0 {
         let got = format!("length {length}, count {count}");
-        return Err(Error::Argument { op: "passkey", arg: "length", got, want: format!("at least {}, at least one case", room + filler.len()) });
+        return Err(Error::Argument {
+            op: "passkey",
+            arg: "length",
+            got,
+            want: format!("at least {}, at least one case", room + filler.len()),
+        });
     }
     let mut rng = Rng::new(seed);
     let mut bins = [(0usize, 0usize); BINS];
     for case in 0..count {
         let key = format!("{}", 10_000 + rng.bits() % 90_000);
-        let needle = tokenizer.encode(&format!("\nThe pass key is {key}. Remember it: {key} is the pass key.\n"), false)?;
+        let needle = tokenizer
+            .encode(&format!("\nThe pass key is {key}. Remember it: {key} is the pass key.\n"), false)?;
         // Depths are spread evenly over the cases, so that every bin has its share.
         let depth = (case as f64 + rng.uniform()) / count as f64;
         let body = length - intro.len() - question.len() - needle.len();
@@ -64,6 +77,8 @@ pub fn passkey(model: &Model, plan: &Plan, length: usize, count: usize, seed: u6
     Ok(Recall {
         accuracy: hits as f64 / count as f64,
         count,
-        by_depth: by_depth.map(|(i, b)| ((i as f64 + 0.5) / BINS as f64, b.0, b.1 as f64 / b.0 as f64)).collect(),
+        by_depth: by_depth
+            .map(|(i, b)| ((i as f64 + 0.5) / BINS as f64, b.0, b.1 as f64 / b.0 as f64))
+            .collect(),
     })
 }
