@@ -130,33 +130,6 @@ fn alone_or_in_a_batch_to_the_last_bit() {
     }
 }
 
-/// Sizes at which the kernels take other paths for one row than for several.
-#[test]
-fn alone_or_in_a_batch_with_a_real_model() {
-    let Some(path) = dsla_model::hub::cached("smollm2-135m-instruct") else {
-        eprintln!("skipped: smollm2-135m-instruct is not in the cache");
-        return;
-    };
-    for dtype in [DType::F32, DType::BF16] {
-        let model = Model::load(&path, &Device::Cpu, dtype).expect("a model");
-        let adapter = Adapter::init(&model, &Form::native()).expect("an adapter");
-        let model = model.with_adapter_value(adapter).expect("it fits");
-        let config =
-            || EngineConfig { policy: Policy::Fixed(0.1), prefill_chunk: 64, ..EngineConfig::default() };
-        let request = |n: usize| {
-            let ids = prompt(n, [3, 100, 20, 70, 1][n]).iter().map(|id| id * 700).collect();
-            Request { prompt: ids, params: sampled(6, n as u64) }
-        };
-        let one = engine(&model, config());
-        let alone: Vec<_> = (0..5).map(|n| run(&one, request(n).prompt, request(n).params)).collect();
-        let batch = engine(&model, config());
-        let running: Vec<_> = (0..5).map(|n| batch.submit(request(n)).expect("accepted")).collect();
-        for (n, generation) in running.into_iter().enumerate() {
-            assert_eq!(generation.wait().expect("a completion"), alone[n], "request {n}, {dtype}");
-        }
-    }
-}
-
 #[test]
 fn a_running_sequence_is_folded_and_goes_on() {
     let model = adapted("tiny_tied");

@@ -1,6 +1,7 @@
 //! The `dsla` command line.
 
 mod args;
+mod demo;
 mod distill;
 mod eval;
 mod generate;
@@ -33,6 +34,8 @@ enum Command {
     Sensitivity(distill::Sensitivity),
     /// Train an adapter.
     Distill(distill::Distill),
+    /// The main job in front of you.
+    Demo(demo::Demo),
     /// Run one paper-form layer on tensors from a file.
     Layer(layer::Layer),
 }
@@ -45,6 +48,7 @@ fn main() {
         Command::Eval(c) => c.run(),
         Command::Sensitivity(c) => c.run(),
         Command::Distill(c) => c.run(),
+        Command::Demo(c) => c.run(),
         Command::Layer(c) => c.run(),
     };
     if let Err(e) = result {
