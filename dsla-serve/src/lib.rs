@@ -24,8 +24,7 @@
 //!
 //! Same request, same seed, same text, whatever else runs: draws are numbered by (seed, place in the sequence), and
 //! prompts are cut at the same places in any batch. Where the policy changes a running sequence's layers its text
-//! follows; [`SamplingParams::rate`] pins them. (Known gap: with bf16 weights on AMX, steps of 16 rows and more round
-//! differently from smaller ones.)
+//! follows; [`SamplingParams::rate`] pins them.
 
 pub mod adapt;
 mod backend;

@@ -83,7 +83,7 @@ fn f32_block(x: &[f32], k: usize, panels: *const f32, sink: &Sink) {
 fn bf16_block(t: &Tiles, lines: &[LineBf16], p0: usize, p1: usize, sink: &Sink) {
     #[cfg(target_arch = "x86_64")]
     {
-        if level() >= Level::Amx && sink.rows.1 - sink.rows.0 >= 16 {
+        if level() >= Level::Amx {
             return super::x86::amx_block(t, lines, p0, p1, sink);
         }
         if level() >= Level::Avx512Bf16 {

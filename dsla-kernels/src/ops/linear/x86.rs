@@ -102,7 +102,9 @@ const TILES: TileConfig = TileConfig {
 #[repr(C, align(64))]
 struct Block([f32; 32 * 32]);
 
-/// AMX: 32 rows by 32 columns at a time, four accumulator tiles.
+/// AMX for any number of rows, so that a row's sums do not depend on how many rows come with it: 32 rows by 32 columns
+/// at a time with four accumulator tiles, or 16 rows by 64 columns when there are no more rows (decode: one pass over
+/// the weights at memory speed).
 pub(super) fn amx_block(t: &Tiles, lines: &[LineBf16], p0: usize, p1: usize, sink: &Sink) {
     let half_k = t.k_tiles * 16;
     assert!(p1 * half_k <= lines.len());
@@ -111,6 +113,59 @@ pub(super) fn amx_block(t: &Tiles, lines: &[LineBf16], p0: usize, p1: usize, sin
     let mut block = Block([0.0; 1024]);
     // SAFETY: AMX was detected and permitted; the configuration is valid for palette 1.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &TILES, options(nostack, readonly)) };
+    if tile_rows - sink.rows.0 / 16 == 1 {
+        for p in (p0..p1).step_by(4) {
+            let panel = |c: usize| lines[(p + c).min(p1 - 1) * half_k..].as_ptr();
+            // SAFETY: one stream of rows and four of panels, k_tiles tiles of 1 KB each, inside their arrays.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "2:",
+                    "tileloadd tmm4, [{a} + {s}]",
+                    "tileloadd tmm5, [{b0} + {s}]",
+                    "tdpbf16ps tmm0, tmm4, tmm5",
+                    "tileloadd tmm6, [{b1} + {s}]",
+                    "tdpbf16ps tmm1, tmm4, tmm6",
+                    "tileloadd tmm7, [{b2} + {s}]",
+                    "tdpbf16ps tmm2, tmm4, tmm7",
+                    "tileloadd tmm5, [{b3} + {s}]",
+                    "tdpbf16ps tmm3, tmm4, tmm5",
+                    "add {a}, 1024",
+                    "add {b0}, 1024",
+                    "add {b1}, 1024",
+                    "add {b2}, 1024",
+                    "add {b3}, 1024",
+                    "dec {n}",
+                    "jnz 2b",
+                    "tilestored [{c} + {s}], tmm0",
+                    "tilestored [{c} + {s} + 1024], tmm1",
+                    "tilestored [{c} + {s} + 2048], tmm2",
+                    "tilestored [{c} + {s} + 3072], tmm3",
+                    a = inout(reg) t.lines.as_ptr().add(sink.rows.0 / 16 * half_k) => _,
+                    b0 = inout(reg) panel(0) => _,
+                    b1 = inout(reg) panel(1) => _,
+                    b2 = inout(reg) panel(2) => _,
+                    b3 = inout(reg) panel(3) => _,
+                    n = inout(reg) t.k_tiles => _,
+                    c = in(reg) block.0.as_mut_ptr(),
+                    s = in(reg) 64usize,
+                    options(nostack),
+                );
+            }
+            for c in 0..4.min(p1 - p) {
+                for row in sink.rows.0..sink.rows.1 {
+                    let at = c * 256 + (row - sink.rows.0) * 16;
+                    sink.put(row, (p + c) * 16, &block.0[at..at + 16]);
+                }
+            }
+        }
+        // SAFETY: gives the tile registers back, so that context switches stay cheap.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        return;
+    }
     for p in (p0..p1).step_by(2) {
         let q = (p + 1).min(p1 - 1);
         for i in (sink.rows.0 / 16..tile_rows).step_by(2) {
