@@ -7,6 +7,7 @@
 
 mod align;
 mod calibrate;
+pub mod chart;
 mod checkpoint;
 mod config;
 mod data;
@@ -14,6 +15,7 @@ mod error;
 mod optimizer;
 mod probe;
 mod rank;
+pub mod report;
 mod schedule;
 mod sensitivity;
 mod trainer;

@@ -3,7 +3,7 @@
 use crate::align::{Projection, layer_loss, teacher_pass};
 use crate::checkpoint::{self, Place};
 use crate::optimizer::{self, Moments};
-use crate::{Config, Corpus, Error, Result, Stage, calibrate, cosine, rank};
+use crate::{Config, Corpus, Error, Result, Stage, calibrate, cosine, rank, report};
 use dsla_core::DType;
 use dsla_kernels::ops::adamw::AdamW;
 use dsla_model::adapter::write_atomic;
@@ -127,6 +127,7 @@ pub fn distill(
         adapter.order = order;
     }
     adapter.save(out, DType::BF16)?;
+    write_atomic(&out.join(report::FILE), report::html(&metrics, &adapter).as_bytes())?;
     Ok(adapter)
 }
 

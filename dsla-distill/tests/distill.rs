@@ -45,6 +45,8 @@ fn it_learns_and_every_file_is_there() {
     assert_eq!(adapter.quality.len(), 3);
     assert!(adapter.quality[0].kl < 1e-6 && adapter.quality[2].kl > adapter.quality[0].kl);
     files(dir.path());
+    let page = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("polyline") && page.contains("</table>"));
     assert!(model().with_adapter(dir.path()).unwrap().new_sequence(&Plan::of_layers(2, &[0, 1])).is_ok());
 }
 
