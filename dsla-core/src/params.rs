@@ -78,7 +78,7 @@ impl DslaParams {
                 }
                 _ => vec![0.0; len],
             };
-            Ok::<_, std::convert::Infallible>(Tensor::from_f32(&shape[..], data))
+            Ok::<_, std::convert::Infallible>(Tensor::from_f32(shape, data))
         })
         .unwrap_or_else(|e| match e {})
     }

@@ -11,7 +11,13 @@ const HIDDEN: usize = 40;
 fn forms() -> Vec<Form> {
     let native = Form::native();
     let small = Form { window: 8, sinks: 3, ..native };
-    let mut forms = vec![native, Form::paper(), small, Form { sinks: 0, ..small }, Form { window: 0, sinks: 0, peak_slope: false, ..native }];
+    let mut forms = vec![
+        native,
+        Form::paper(),
+        small,
+        Form { sinks: 0, ..small },
+        Form { window: 0, sinks: 0, peak_slope: false, ..native },
+    ];
     for gate in [Gate::Scalar, Gate::Vector] {
         for gate_input in [GateInput::Hidden, GateInput::Kv] {
             for gamma in [Gamma::Layer, Gamma::Head] {
@@ -58,7 +64,10 @@ fn close(got: &[f32], want: &[f32], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}: length");
     let scale = want.iter().map(|v| (*v as f64).powi(2)).sum::<f64>().sqrt() / (want.len() as f64).sqrt();
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!(((g - w).abs() as f64) <= 3e-5 * scale.max(w.abs() as f64) + 1e-7, "{what}: element {i}: got {g}, want {w}");
+        assert!(
+            ((g - w).abs() as f64) <= 3e-5 * scale.max(w.abs() as f64) + 1e-7,
+            "{what}: element {i}: got {g}, want {w}"
+        );
     }
 }
 
@@ -73,7 +82,9 @@ fn any_split_is_one_pass() {
         for split in [vec![1; 150], vec![64, 64, 22], vec![1, 2, 3, 5, 7, 60, 1, 71], vec![149, 1]] {
             let (mut state, mut at, mut out) = (layer.state(DType::F32), 0, vec![]);
             for n in &split {
-                out.extend_from_slice(layer.forward(&rows(&x, at, at + n), &table, &mut state).unwrap().f32());
+                out.extend_from_slice(
+                    layer.forward(&rows(&x, at, at + n), &table, &mut state).unwrap().f32(),
+                );
                 at += n;
             }
             let what = format!("{form:?} split {:?}", &split[..split.len().min(8)]);
@@ -121,13 +132,21 @@ fn parameter_gradients_match_finite_differences() {
     for form in forms() {
         let mut layer = layer(form);
         let x = inputs(45);
-        let (q, k) = if form.rope { (rotated(&x.q, 0, &table).unwrap(), rotated(&x.k, 0, &table).unwrap()) } else { (x.q.clone(), x.k.clone()) };
+        let (q, k) = if form.rope {
+            (rotated(&x.q, 0, &table).unwrap(), rotated(&x.k, 0, &table).unwrap())
+        } else {
+            (x.q.clone(), x.k.clone())
+        };
         let mut rng = Rng::new(3);
         let d_out = rng.tensor(&[45, HEADS.heads, HEADS.head_dim], 1.0, DType::F32);
-        let run = |layer: &DslaAttention| layer.forward_train(q.clone(), k.clone(), x.v.clone(), &x.k, x.hidden.as_ref()).unwrap();
+        let run = |layer: &DslaAttention| {
+            layer.forward_train(q.clone(), k.clone(), x.v.clone(), &x.k, x.hidden.as_ref()).unwrap()
+        };
         let mut grads = layer.params.zeros_like();
         layer.backward(&run(&layer), d_out.view(), &mut grads).unwrap();
-        let loss = |layer: &DslaAttention| run(layer).out().f32().iter().zip(d_out.f32()).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+        let loss = |layer: &DslaAttention| {
+            run(layer).out().f32().iter().zip(d_out.f32()).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>()
+        };
         let grads: Vec<Vec<f32>> = grads.tensors().iter().map(|(_, t)| t.f32().to_vec()).collect();
         for (i, grad) in grads.iter().enumerate() {
             let name = layer.params.tensors()[i].0;
@@ -146,7 +165,10 @@ fn parameter_gradients_match_finite_differences() {
             let want = (at(h) - at(-h)) / (2.0 * h as f64);
             let got: f64 = grad.iter().zip(&dir).map(|(g, d)| *g as f64 * *d as f64).sum();
             let scale = grad.iter().map(|g| (*g as f64).powi(2)).sum::<f64>().sqrt();
-            assert!((got - want).abs() <= 0.02 * scale.max(want.abs()) + 2e-3, "{form:?} {name}: got {got}, want {want}");
+            assert!(
+                (got - want).abs() <= 0.02 * scale.max(want.abs()) + 2e-3,
+                "{form:?} {name}: got {got}, want {want}"
+            );
         }
     }
 }

@@ -19,14 +19,14 @@ pub fn calibrate(
 ) -> Result<()> {
     let Some(last) = layers.iter().rposition(Option::is_some) else { return Ok(()) };
     teacher_pass(model, &[window], last, |l, inputs| {
-        if let (Some(layer), Some(x)) = (&mut layers[l], inputs.first()) {
-            if layer.form.feature_map == FeatureMap::SoftmaxPm
-                && layer.form.gate == Gate::Scalar
-                && layer.form.rope
-            {
+        let fits =
+            |f: &dsla_core::Form| f.feature_map == FeatureMap::SoftmaxPm && f.gate == Gate::Scalar && f.rope;
+        match (&mut layers[l], inputs.first()) {
+            (Some(layer), Some(x)) if fits(&layer.form) => {
                 half_lives(layer, &probe(x, layer.form.sinks));
                 weights(layer, x)?;
             }
+            _ => {}
         }
         done(l);
         Ok(())

@@ -30,13 +30,22 @@ pub fn svg(names: &[&str], x: &str, panels: &[Panel]) -> String {
     );
     for (i, name) in names.iter().enumerate() {
         let (at, colour) = (LEFT + 160.0 * i as f64, COLOURS[i % COLOURS.len()]);
-        let _ = writeln!(out, "<rect x=\"{at}\" y=\"12\" width=\"14\" height=\"4\" fill=\"{colour}\"/><text x=\"{}\" y=\"18\">{name}</text>", at + 20.0);
+        let _ = writeln!(
+            out,
+            "<rect x=\"{at}\" y=\"12\" width=\"14\" height=\"4\" fill=\"{colour}\"/><text x=\"{}\" y=\"18\">{name}</text>",
+            at + 20.0
+        );
     }
     for (p, panel) in panels.iter().enumerate() {
         let top = 40.0 + p as f64 * (PANEL + GAP);
         let (y0, y1) = (top + 16.0, top + PANEL);
         let most = panel.lines.iter().flatten().map(|p| p.1).fold(1e-9, f64::max) * 1.05;
-        let _ = writeln!(out, "<text x=\"{LEFT}\" y=\"{}\" font-weight=\"bold\">{}</text>", top + 8.0, panel.title);
+        let _ = writeln!(
+            out,
+            "<text x=\"{LEFT}\" y=\"{}\" font-weight=\"bold\">{}</text>",
+            top + 8.0,
+            panel.title
+        );
         for tick in 0..=3 {
             let (v, y) = (most * tick as f64 / 3.0, y1 - (y1 - y0) * tick as f64 / 3.0);
             let label = number(v, most);
@@ -50,12 +59,25 @@ pub fn svg(names: &[&str], x: &str, panels: &[Panel]) -> String {
         }
         for tick in 0..=5 {
             let v = end * tick as f64 / 5.0;
-            let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{} {x}</text>", LEFT + WIDTH * v / end, y1 + 16.0, number(v, end));
+            let _ = writeln!(
+                out,
+                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{} {x}</text>",
+                LEFT + WIDTH * v / end,
+                y1 + 16.0,
+                number(v, end)
+            );
         }
         for (line, colour) in panel.lines.iter().zip(COLOURS.iter().cycle()) {
-            let points: Vec<String> =
-                line.iter().filter(|p| p.0.is_finite() && p.1.is_finite()).map(|(t, v)| format!("{:.1},{:.1}", LEFT + WIDTH * t / end, y1 - (y1 - y0) * v / most)).collect();
-            let _ = writeln!(out, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\" points=\"{}\"/>", points.join(" "));
+            let points: Vec<String> = line
+                .iter()
+                .filter(|p| p.0.is_finite() && p.1.is_finite())
+                .map(|(t, v)| format!("{:.1},{:.1}", LEFT + WIDTH * t / end, y1 - (y1 - y0) * v / most))
+                .collect();
+            let _ = writeln!(
+                out,
+                "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\" points=\"{}\"/>",
+                points.join(" ")
+            );
         }
     }
     out.push_str("</svg>\n");
@@ -64,7 +86,13 @@ pub fn svg(names: &[&str], x: &str, panels: &[Panel]) -> String {
 
 /// As many digits as the axis needs.
 fn number(v: f64, most: f64) -> String {
-    let digits = if most >= 10.0 { 0 } else if most >= 1.0 { 1 } else { 3 };
+    let digits = if most >= 10.0 {
+        0
+    } else if most >= 1.0 {
+        1
+    } else {
+        3
+    };
     format!("{v:.digits$}")
 }
 
@@ -77,10 +105,17 @@ mod tests {
         let lines = vec![vec![(0.0, 0.0), (5.0, 2.0), (f64::NAN, 1.0)], vec![(10.0, 4.0)]];
         let text = svg(&["a", "b"], "s", &[Panel { title: "t".into(), lines }]);
         assert!(text.starts_with("<svg") && text.ends_with("</svg>\n") && !text.contains("NaN"));
-        let points = text.lines().filter(|l| l.contains("polyline")).flat_map(|l| l.split('"').nth(7).unwrap().split(' '));
+        let points = text
+            .lines()
+            .filter(|l| l.contains("polyline"))
+            .flat_map(|l| l.split('"').nth(7).unwrap().split(' '));
         for p in points {
             let (x, y) = p.split_once(',').unwrap();
-            assert!((LEFT..=LEFT + WIDTH).contains(&x.parse().unwrap()) && (40.0..=40.0 + PANEL).contains(&y.parse().unwrap()), "{p}");
+            assert!(
+                (LEFT..=LEFT + WIDTH).contains(&x.parse().unwrap())
+                    && (40.0..=40.0 + PANEL).contains(&y.parse().unwrap()),
+                "{p}"
+            );
         }
     }
 }

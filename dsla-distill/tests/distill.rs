@@ -13,7 +13,14 @@ fn model() -> Model {
 fn corpus() -> Corpus {
     let mut c = Corpus::default();
     let mut x = 1u32;
-    c.add((0..4000).map(|_| { x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223); (x >> 16) % 50 }).collect());
+    c.add(
+        (0..4000)
+            .map(|_| {
+                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (x >> 16) % 50
+            })
+            .collect(),
+    );
     c
 }
 
@@ -33,7 +40,13 @@ fn files(dir: &Path) -> Vec<Vec<u8>> {
 #[test]
 fn it_learns_and_every_file_is_there() {
     let (dir, mut losses) = (tempfile::tempdir().unwrap(), vec![]);
-    let config = Config { stages: vec![Stage::Align, Stage::Rank], tokens: 300 * 64, lengths: vec![64], lr: 3e-2, ..config() };
+    let config = Config {
+        stages: vec![Stage::Align, Stage::Rank],
+        tokens: 300 * 64,
+        lengths: vec![64],
+        lr: 3e-2,
+        ..config()
+    };
     let adapter = distill(&model(), &corpus(), &config, dir.path(), false, |e| {
         if let Event::Step { loss, .. } = e {
             losses.push(loss);
@@ -87,7 +100,11 @@ fn killed_child() {
 #[test]
 fn strangers_checkpoints_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let run = |config: &Config, resume| distill(&model(), &corpus(), config, dir.path(), resume, |_| {}).map(|_| ()).map_err(|e| e.to_string());
+    let run = |config: &Config, resume| {
+        distill(&model(), &corpus(), config, dir.path(), resume, |_| {})
+            .map(|_| ())
+            .map_err(|e| e.to_string())
+    };
     assert!(run(&config(), true).unwrap_err().contains("checkpoint"), "nothing there yet");
     let short = Config { tokens: 128, stages: vec![Stage::Align], ..config() };
     run(&short, false).unwrap();

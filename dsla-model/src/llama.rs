@@ -247,7 +247,7 @@ impl Model {
     pub fn new_sequence(&self, plan: &Plan) -> Result<Sequence> {
         let layers = (0..self.config().num_layers)
             .map(|l| match plan.is_converted(l) {
-                true => Ok(LayerState::Dsla(self.dsla(l)?.state(self.dtype()))),
+                true => Ok(LayerState::Dsla(Box::new(self.dsla(l)?.state(self.dtype())))),
                 false => Ok(LayerState::Softmax(dsla_core::KvCache::new(self.heads(), self.dtype()))),
             })
             .collect::<Result<_>>()?;
@@ -376,7 +376,7 @@ impl Model {
     pub fn fold(&self, seq: &mut Sequence, layer: usize) -> Result<()> {
         if let Some(LayerState::Softmax(cache)) = seq.layers.get(layer) {
             let state = self.dsla(layer)?.fold(cache, &self.base.table, self.dtype())?;
-            seq.layers[layer] = LayerState::Dsla(state);
+            seq.layers[layer] = LayerState::Dsla(Box::new(state));
         }
         Ok(())
     }

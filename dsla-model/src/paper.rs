@@ -51,7 +51,7 @@ pub fn run_layer(input: &Path, output: &Path) -> Result<()> {
         kv_heads: kv_rows / (rows / heads as usize),
         head_dim: rows / heads as usize,
     };
-    if n.heads % n.kv_heads != 0 {
+    if !n.heads.is_multiple_of(n.kv_heads) {
         return Err(Error::file(
             input,
             "num_heads",

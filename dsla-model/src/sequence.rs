@@ -50,7 +50,7 @@ pub(crate) enum LayerState {
     /// Grows with the sequence.
     Softmax(KvCache),
     /// Fixed size.
-    Dsla(DslaState),
+    Dsla(Box<DslaState>),
 }
 
 /// One sequence: its memory in every layer.

@@ -56,7 +56,10 @@ fn small_checkpoints_give_the_logits_of_transformers() {
             let d = largest_difference(logits(&model, &teacher, &tokens, &split).f32(), &want.concat());
             assert!(d < 1e-4, "{name} {split:?}: logits off by {d}");
         }
-        let d = largest_difference(logits(&load(&dir, DType::BF16), &teacher, &tokens, &[19]).f32(), &want.concat());
+        let d = largest_difference(
+            logits(&load(&dir, DType::BF16), &teacher, &tokens, &[19]).f32(),
+            &want.concat(),
+        );
         assert!(d < 5e-2, "{name} bf16: logits off by {d}");
     }
 }
@@ -73,14 +76,21 @@ fn a_hybrid_is_one_function_in_any_split_and_in_any_batch() {
             let d = largest_difference(logits(&model, &plan, &tokens, &split).f32(), whole.f32());
             assert!(d < 2e-5, "{} converted, {split:?}: off by {d}", plan.count());
         }
-        let (mut a, mut b) = (model.new_sequence(&plan).unwrap(), model.new_sequence(&model.plan(0)).unwrap());
+        let (mut a, mut b) =
+            (model.new_sequence(&plan).unwrap(), model.new_sequence(&model.plan(0)).unwrap());
         let both = model
             .forward(&mut [
                 Step { seq: &mut b, tokens: &tokens[..9], logits: Want::Last },
                 Step { seq: &mut a, tokens: &tokens, logits: Want::All },
             ])
             .unwrap();
-        assert_eq!(both.rows(1, 41).reshape([40 * model.config().vocab_size]).expect_f32("t", "t", &[whole.len()]).unwrap(), whole.f32());
+        assert_eq!(
+            both.rows(1, 41)
+                .reshape([40 * model.config().vocab_size])
+                .expect_f32("t", "t", &[whole.len()])
+                .unwrap(),
+            whole.f32()
+        );
     }
 }
 
@@ -115,7 +125,10 @@ fn bad_calls_are_refused_and_change_nothing() {
     let vocab = model.config().vocab_size as u32;
     let room = model.config().max_position;
     for (tokens, word) in [(vec![], "tokens"), (vec![1, vocab], "id"), (vec![0; room + 1], "tokens")] {
-        let e = model.forward(&mut [Step { seq: &mut seq, tokens: &tokens, logits: Want::Last }]).unwrap_err().to_string();
+        let e = model
+            .forward(&mut [Step { seq: &mut seq, tokens: &tokens, logits: Want::Last }])
+            .unwrap_err()
+            .to_string();
         assert!(e.contains(word) && !e.contains('\n'), "{e}");
         assert_eq!((seq.len(), seq.kv_bytes()), (0, 0));
     }
@@ -130,7 +143,13 @@ fn adapters_survive_a_round_trip_and_belong_to_one_model() {
     let mut adapter = Adapter::init(&model, &Form::native()).unwrap();
     adapter.order = vec![1, 0];
     adapter.save(dir.path(), DType::BF16).unwrap();
-    assert!(std::fs::read_dir(dir.path()).unwrap().all(|f| !f.unwrap().file_name().to_string_lossy().contains("partial")));
+    assert!(
+        std::fs::read_dir(dir.path()).unwrap().all(|f| !f
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .contains("partial"))
+    );
     let read = Adapter::open(dir.path(), &model).unwrap();
     assert_eq!((read.order, read.form), (vec![1, 0], Form::native()));
     let error = |m: &Model| Adapter::open(dir.path(), m).unwrap_err().to_string();
@@ -144,7 +163,12 @@ fn adapters_survive_a_round_trip_and_belong_to_one_model() {
         assert!(!error(&model).contains('\n'));
     }
     std::fs::write(&tensors, &bytes).unwrap();
-    for (from, to) in [("\"format\": 1", "\"format\": 2"), ("\"window\": 64", "\"window\": 99999999"), ("\"window\": 64", "\"window\": -1"), ("{", "[")] {
+    for (from, to) in [
+        ("\"format\": 1", "\"format\": 2"),
+        ("\"window\": 64", "\"window\": 99999999"),
+        ("\"window\": 64", "\"window\": -1"),
+        ("{", "["),
+    ] {
         std::fs::write(&meta, text.replacen(from, to, 1)).unwrap();
         assert!(error(&model).contains("dsla_adapter.json"), "{}", error(&model));
     }
@@ -158,11 +182,31 @@ fn the_real_model_writes_what_transformers_writes() {
     let model = real(DType::F32);
     let t = model.tokenizer().unwrap();
     let template = model.chat_template().unwrap();
-    let chat = template.render(&[dsla_model::Message::new("user", "What is the capital of France?")], true, None).unwrap();
+    let chat = template
+        .render(&[dsla_model::Message::new("user", "What is the capital of France?")], true, None)
+        .unwrap();
     let cases: [(Vec<u32>, [u32; 24]); 3] = [
-        (t.encode("The three primary colours are", true).unwrap(), [260, 3003, 14797, 282, 260, 1205, 3323, 42, 2382, 28, 4461, 28, 284, 5724, 30, 1216, 359, 260, 805, 1296, 4683, 338, 1822, 6099]),
-        (t.encode(&chat, false).unwrap(), [504, 3575, 282, 4649, 314, 7042, 30, 2, 198, 2, 1, 9690, 198, 2, 198, 1, 4093, 198, 57, 5248, 3946, 288, 7198, 253]),
-        (t.encode("fn fibonacci(n: u64) -> u64 {", true).unwrap(), [472, 1003, 304, 1672, 365, 94, 1232, 216, 33, 25, 1672, 365, 34, 1672, 304, 1232, 216, 33, 25, 2272, 216, 34, 43, 198]),
+        (
+            t.encode("The three primary colours are", true).unwrap(),
+            [
+                260, 3003, 14797, 282, 260, 1205, 3323, 42, 2382, 28, 4461, 28, 284, 5724, 30, 1216, 359,
+                260, 805, 1296, 4683, 338, 1822, 6099,
+            ],
+        ),
+        (
+            t.encode(&chat, false).unwrap(),
+            [
+                504, 3575, 282, 4649, 314, 7042, 30, 2, 198, 2, 1, 9690, 198, 2, 198, 1, 4093, 198, 57, 5248,
+                3946, 288, 7198, 253,
+            ],
+        ),
+        (
+            t.encode("fn fibonacci(n: u64) -> u64 {", true).unwrap(),
+            [
+                472, 1003, 304, 1672, 365, 94, 1232, 216, 33, 25, 1672, 365, 34, 1672, 304, 1232, 216, 33,
+                25, 2272, 216, 34, 43, 198,
+            ],
+        ),
     ];
     let options = Options { max_tokens: 24, params: Params::default(), ignore_eos: true, logprobs: None };
     let options = Options { params: Params { temperature: 0.0, ..options.params }, ..options };
@@ -176,7 +220,8 @@ fn the_real_model_writes_what_transformers_writes() {
 #[test]
 fn the_real_model_scores_text_as_transformers_does() {
     let want = 2.648_182_9;
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE-APACHE")).unwrap();
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE-APACHE")).unwrap();
     for (dtype, share) in [(DType::F32, 2e-3), (DType::BF16, 1e-2)] {
         let model = real(dtype);
         let tokens = model.tokenizer().unwrap().encode(&text, false).unwrap();
@@ -195,7 +240,8 @@ fn the_shipped_adapter_keeps_the_quality() {
     let adapter = model.adapter().unwrap();
     assert_eq!(adapter.order.len(), model.config().num_layers);
     assert!((0..=30).all(|k| adapter.quality_at(k).is_some()));
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE-APACHE")).unwrap();
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE-APACHE")).unwrap();
     let tokens = model.tokenizer().unwrap().encode(&text, false).unwrap();
     let w = windows(&tokens, 2048, Some(1)).unwrap();
     let plans: Vec<Plan> = [8, 15, 23].map(|k| model.plan(k)).into();

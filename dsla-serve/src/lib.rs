@@ -45,3 +45,8 @@ pub use error::{Error, Result};
 pub use generation::{Completion, Event, FinishReason, Generation, Logprob, Usage};
 pub use request::{Request, SamplingParams};
 pub use stats::{SequenceStats, Stats, StepReport};
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

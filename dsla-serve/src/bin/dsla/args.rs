@@ -100,7 +100,11 @@ pub fn plan_at(model: &Model, rate: f64) -> Result<Plan> {
 pub fn tokens_of(model: &Model, file: &Path) -> Result<Vec<u32>> {
     let bytes = std::fs::read(file).with_context(|| format!("{}: cannot read", file.display()))?;
     let text = String::from_utf8(bytes).map_err(|e| {
-        anyhow::anyhow!("{}: byte {}: got invalid UTF-8, want UTF-8 text", file.display(), e.utf8_error().valid_up_to())
+        anyhow::anyhow!(
+            "{}: byte {}: got invalid UTF-8, want UTF-8 text",
+            file.display(),
+            e.utf8_error().valid_up_to()
+        )
     })?;
     if text.trim().is_empty() {
         bail!("{}: got an empty text, want text", file.display());

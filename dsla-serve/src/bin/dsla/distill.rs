@@ -65,7 +65,8 @@ pub fn form(name: &str) -> Result<Form> {
         "native" => Ok(Form::native()),
         "paper" => Ok(Form::paper()),
         file => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("--form: got {file}, want native, paper or a JSON file"))?;
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("--form: got {file}, want native, paper or a JSON file"))?;
             let form: Form = serde_json::from_str(&text).with_context(|| format!("{file}: not a form"))?;
             form.check().map_err(|e| anyhow::anyhow!("{file}: {e}"))?;
             Ok(form)
@@ -122,7 +123,13 @@ pub fn corpus(model: &Model, files: &[PathBuf]) -> Result<Corpus> {
 }
 
 /// Distil with progress on stderr.
-pub fn run(model: &Model, corpus: &Corpus, config: &Config, out: &std::path::Path, resume: bool) -> Result<dsla_model::Adapter> {
+pub fn run(
+    model: &Model,
+    corpus: &Corpus,
+    config: &Config,
+    out: &std::path::Path,
+    resume: bool,
+) -> Result<dsla_model::Adapter> {
     let mut progress = Progress::new("");
     let adapter = distill(model, corpus, config, out, resume, |event| match event {
         Event::Stage(s) => {
@@ -134,7 +141,10 @@ pub fn run(model: &Model, corpus: &Corpus, config: &Config, out: &std::path::Pat
         }
         Event::Progress { done, of, .. } => progress.at(done, of),
         Event::Step { step, steps, tokens, tokens_per_second, loss, lr, seconds_left, .. } => {
-            let note = format!("{tokens} tokens, {tokens_per_second:.0} tokens/s, loss {loss:.4}, lr {lr:.1e}, {:.0} s left", seconds_left);
+            let note = format!(
+                "{tokens} tokens, {tokens_per_second:.0} tokens/s, loss {loss:.4}, lr {lr:.1e}, {:.0} s left",
+                seconds_left
+            );
             progress.note(step as usize, steps as usize, &note);
         }
         _ => {}

@@ -104,12 +104,23 @@ impl Ppl {
         let plan = self.rate.plan(&model)?;
         let tokens = tokens_of(&model, &self.text.text)?;
         let mut progress = Progress::new("windows");
-        let p = perplexity(&model, &plan, &windows(&tokens, self.text.context, self.text.windows)?, |a, b| progress.at(a, b))?;
+        let p =
+            perplexity(&model, &plan, &windows(&tokens, self.text.context, self.text.windows)?, |a, b| {
+                progress.at(a, b)
+            })?;
         drop(progress);
         if self.text.json {
-            out::json(&serde_json::json!({"tokens": p.tokens, "nll": p.nll, "ppl": p.ppl(), "rate": plan.rate()}));
+            out::json(
+                &serde_json::json!({"tokens": p.tokens, "nll": p.nll, "ppl": p.ppl(), "rate": plan.rate()}),
+            );
         } else {
-            println!("ppl {:.4} (nll {:.5} over {} tokens, rate {:.2})", p.ppl(), p.nll, p.tokens, plan.rate());
+            println!(
+                "ppl {:.4} (nll {:.5} over {} tokens, rate {:.2})",
+                p.ppl(),
+                p.nll,
+                p.tokens,
+                plan.rate()
+            );
         }
         Ok(())
     }
@@ -133,7 +144,12 @@ impl Kl {
         } else {
             println!(
                 "kl {:.5} nats/token, arg max agrees {:.2}%, ppl {:.4} against the teacher's {:.4} (ratio {:.4}), rate {:.2}",
-                d.kl, 100.0 * d.top1_agreement, d.ppl, d.teacher_ppl, d.ppl / d.teacher_ppl, plan.rate()
+                d.kl,
+                100.0 * d.top1_agreement,
+                d.ppl,
+                d.teacher_ppl,
+                d.ppl / d.teacher_ppl,
+                plan.rate()
             );
         }
         Ok(())
@@ -157,7 +173,14 @@ impl Recall {
                 "task": self.task, "accuracy": r.accuracy, "count": r.count, "by_depth": by_depth, "rate": plan.rate(),
             }));
         } else {
-            println!("{} at {} tokens: {:.0}% of {} (rate {:.2})", self.task, self.length, 100.0 * r.accuracy, r.count, plan.rate());
+            println!(
+                "{} at {} tokens: {:.0}% of {} (rate {:.2})",
+                self.task,
+                self.length,
+                100.0 * r.accuracy,
+                r.count,
+                plan.rate()
+            );
             for (depth, count, accuracy) in r.by_depth {
                 println!("  depth {depth:.1}: {:.0}% of {count}", 100.0 * accuracy);
             }

@@ -97,7 +97,13 @@ impl Generate {
         }
         let options = Options {
             max_tokens: self.max_tokens,
-            params: Params { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p, min_p: self.min_p, seed: self.seed },
+            params: Params {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                seed: self.seed,
+            },
             ignore_eos: self.ignore_eos,
             logprobs: self.logprobs,
         };
@@ -128,7 +134,7 @@ impl Generate {
                     safe -= 1;
                 }
                 if safe > shown {
-                    let _ = stdout.write_all(text[shown..safe].as_bytes()).and_then(|()| stdout.flush());
+                    let _ = stdout.write_all(&text.as_bytes()[shown..safe]).and_then(|()| stdout.flush());
                     shown = safe;
                 }
             }

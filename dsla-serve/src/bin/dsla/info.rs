@@ -40,7 +40,12 @@ impl Info {
     pub fn run(self) -> Result<()> {
         let model = self.model.load()?;
         let c = model.config();
-        let parameters: usize = model.weights().names().filter_map(|n| model.weights().shape(n)).map(|s| s.iter().product::<usize>()).sum();
+        let parameters: usize = model
+            .weights()
+            .names()
+            .filter_map(|n| model.weights().shape(n))
+            .map(|s| s.iter().product::<usize>())
+            .sum();
         let layers: usize = model.layers().iter().map(|l| l.bytes()).sum();
         let attention: usize = model.layers().iter().map(|l| l.qkv.bytes() + l.o.bytes()).sum();
         let mlp: usize = model.layers().iter().map(|l| l.mlp.bytes()).sum();
@@ -70,21 +75,47 @@ impl Info {
             out::json(&value);
             return Ok(());
         }
-        println!("{} parameters, {} layers of {} heads ({} kv) of {}, hidden {}, vocabulary {}, context {}",
-            parameters, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim, c.hidden_size, c.vocab_size, c.max_position);
-        println!("weights in {}: {} (attention {}, mlp {}, embedding and head {})",
-            model.dtype(), out::bytes(model.bytes()), out::bytes(attention), out::bytes(mlp), out::bytes(model.bytes() - layers));
+        println!(
+            "{} parameters, {} layers of {} heads ({} kv) of {}, hidden {}, vocabulary {}, context {}",
+            parameters,
+            c.num_layers,
+            c.num_heads,
+            c.num_kv_heads,
+            c.head_dim,
+            c.hidden_size,
+            c.vocab_size,
+            c.max_position
+        );
+        println!(
+            "weights in {}: {} (attention {}, mlp {}, embedding and head {})",
+            model.dtype(),
+            out::bytes(model.bytes()),
+            out::bytes(attention),
+            out::bytes(mlp),
+            out::bytes(model.bytes() - layers)
+        );
         println!("kv cache: {} per token and layer", out::bytes(kv_token));
         let Some(a) = adapter else {
             println!("no adapter: every layer is softmax attention");
             return Ok(());
         };
         if let Some(d) = a.layers.iter().flatten().next() {
-            println!("adapter for {}: {} parameters and {} of state per converted layer", a.base_model.name, d.params.count(), out::bytes(d.state_bytes(model.dtype())));
+            println!(
+                "adapter for {}: {} parameters and {} of state per converted layer",
+                a.base_model.name,
+                d.params.count(),
+                out::bytes(d.state_bytes(model.dtype()))
+            );
         }
         println!("order: {:?}", a.order);
         for q in &a.quality {
-            println!("  {:2} layers: kl {:.4}, ppl ratio {:.4}, arg max agrees {:.1}%", q.converted, q.kl, q.ppl_ratio, 100.0 * q.top1_agreement);
+            println!(
+                "  {:2} layers: kl {:.4}, ppl ratio {:.4}, arg max agrees {:.1}%",
+                q.converted,
+                q.kl,
+                q.ppl_ratio,
+                100.0 * q.top1_agreement
+            );
         }
         Ok(())
     }

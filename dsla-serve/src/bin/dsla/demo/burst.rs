@@ -26,27 +26,53 @@ struct Outcome {
 }
 
 pub fn run(model: &Model, tokens: &[u32], prompts: usize, length: usize, out_dir: &Path) -> Result<()> {
-    println!("\na burst of {prompts} prompts of {length} tokens, {NEW} new tokens each, twice: teacher only, then adaptive");
+    println!(
+        "\na burst of {prompts} prompts of {length} tokens, {NEW} new tokens each, twice: teacher only, then adaptive"
+    );
     let teacher = one(model, tokens, prompts, length, Policy::Fixed(0.0))?;
-    let adaptive = one(model, tokens, prompts, length, Policy::Threshold(Threshold {
-        queued_requests: 3,
-        prompt_tokens: 1024,
-        period: Duration::from_millis(500),
-        cooldown: Duration::from_millis(500),
-        step: 4,
-        ..Threshold::default()
-    }))?;
+    let adaptive = one(
+        model,
+        tokens,
+        prompts,
+        length,
+        Policy::Threshold(Threshold {
+            queued_requests: 3,
+            prompt_tokens: 1024,
+            period: Duration::from_millis(500),
+            cooldown: Duration::from_millis(500),
+            step: 4,
+            ..Threshold::default()
+        }),
+    )?;
     println!("\n{:26} {:>12} {:>12} {:>8}", "", "teacher only", "adaptive", "ratio");
-    let row = |what: &str, a: f64, b: f64, unit: &str| println!("{what:26} {:>12} {:>12} {:>8.2}", format!("{a:.1}{unit}"), format!("{b:.1}{unit}"), b / a.max(1e-9));
+    let row = |what: &str, a: f64, b: f64, unit: &str| {
+        println!(
+            "{what:26} {:>12} {:>12} {:>8.2}",
+            format!("{a:.1}{unit}"),
+            format!("{b:.1}{unit}"),
+            b / a.max(1e-9)
+        )
+    };
     row("burst served in", teacher.seconds, adaptive.seconds, " s");
-    row("tokens per second", teacher.tokens as f64 / teacher.seconds, adaptive.tokens as f64 / adaptive.seconds, "");
+    row(
+        "tokens per second",
+        teacher.tokens as f64 / teacher.seconds,
+        adaptive.tokens as f64 / adaptive.seconds,
+        "",
+    );
     row("first token, median", middle(&teacher.first), middle(&adaptive.first), " s");
     row("whole answer, slowest", worst(&teacher.total), worst(&adaptive.total), " s");
     row("peak KV cache", teacher.peak_kv as f64 / 1e6, adaptive.peak_kv as f64 / 1e6, " MB");
     row("peak states", teacher.peak_state as f64 / 1e6, adaptive.peak_state as f64 / 1e6, " MB");
-    println!("layers converted: up to {} under load, {} when it was over; {} folds of running sequences", adaptive.max_target, adaptive.last_target, adaptive.folds);
+    println!(
+        "layers converted: up to {} under load, {} when it was over; {} folds of running sequences",
+        adaptive.max_target, adaptive.last_target, adaptive.folds
+    );
     if let Some(q) = model.adapter().and_then(|a| a.quality_at(adaptive.max_target)) {
-        println!("quality at {} layers, as the adapter measured it: kl {:.4}, perplexity {:.3} x teacher", q.converted, q.kl, q.ppl_ratio);
+        println!(
+            "quality at {} layers, as the adapter measured it: kl {:.4}, perplexity {:.3} x teacher",
+            q.converted, q.kl, q.ppl_ratio
+        );
     }
     println!("one run on this machine; speeds vary, ratios travel better");
     let svg = out_dir.join("demo.svg");
@@ -58,11 +84,16 @@ pub fn run(model: &Model, tokens: &[u32], prompts: usize, length: usize, out_dir
 
 fn one(model: &Model, tokens: &[u32], prompts: usize, length: usize, policy: Policy) -> Result<Outcome> {
     let name = if matches!(policy, Policy::Fixed(_)) { "teacher only" } else { "adaptive" };
-    println!("\n[{name}]\n{:>7} {:>7} {:>8} {:>10} {:>10} {:>9}", "time", "queued", "layers", "KV", "states", "tokens/s");
-    let engine = Engine::new(model.clone(), EngineConfig { policy, max_running: 6, ..EngineConfig::default() })?;
+    println!(
+        "\n[{name}]\n{:>7} {:>7} {:>8} {:>10} {:>10} {:>9}",
+        "time", "queued", "layers", "KV", "states", "tokens/s"
+    );
+    let engine =
+        Engine::new(model.clone(), EngineConfig { policy, max_running: 6, ..EngineConfig::default() })?;
     let reports = engine.subscribe();
     let params = SamplingParams { max_tokens: NEW, ignore_eos: true, ..SamplingParams::default() };
-    let prompt = |i: usize, n: usize| -> Vec<u32> { tokens.iter().copied().cycle().skip(i * 211).take(n).collect() };
+    let prompt =
+        |i: usize, n: usize| -> Vec<u32> { tokens.iter().copied().cycle().skip(i * 211).take(n).collect() };
     // Calm before the burst.
     engine.submit(Request { prompt: prompt(0, 64), params: params.clone() })?.wait()?;
     let start = Instant::now();
@@ -102,7 +133,12 @@ fn one(model: &Model, tokens: &[u32], prompts: usize, length: usize, policy: Pol
     let seconds = start.elapsed().as_secs_f64();
     // Calm again: a few short requests while the policy relaxes.
     for i in 0..60 {
-        engine.submit(Request { prompt: prompt(i, 64), params: SamplingParams { max_tokens: 8, ..params.clone() } })?.wait()?;
+        engine
+            .submit(Request {
+                prompt: prompt(i, 64),
+                params: SamplingParams { max_tokens: 8, ..params.clone() },
+            })?
+            .wait()?;
         if engine.stats().converted_target == 0 {
             break;
         }

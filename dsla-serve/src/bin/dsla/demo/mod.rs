@@ -49,7 +49,8 @@ pub struct Demo {
 
 impl Demo {
     pub fn run(self) -> Result<()> {
-        std::fs::create_dir_all(&self.out).with_context(|| format!("{}: cannot create", self.out.display()))?;
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("{}: cannot create", self.out.display()))?;
         let args = ModelArgs {
             model: self.model.clone(),
             adapter: self.adapter.clone(),
@@ -60,7 +61,13 @@ impl Demo {
         let start = std::time::Instant::now();
         let model = args.load()?;
         let c = model.config();
-        println!("{}: {} layers, {} of bf16 weights, loaded in {:.1} s", self.model, c.num_layers, out::bytes(model.bytes()), start.elapsed().as_secs_f64());
+        println!(
+            "{}: {} layers, {} of bf16 weights, loaded in {:.1} s",
+            self.model,
+            c.num_layers,
+            out::bytes(model.bytes()),
+            start.elapsed().as_secs_f64()
+        );
         let text = self.own_text()?;
         let tokens = model.tokenizer()?.encode(&text, false)?;
         if self.distill {
@@ -81,7 +88,8 @@ impl Demo {
         }
         let mut all = String::new();
         for f in files {
-            all += &std::fs::read_to_string(&f).with_context(|| format!("{}: cannot read as text", f.display()))?;
+            all += &std::fs::read_to_string(&f)
+                .with_context(|| format!("{}: cannot read as text", f.display()))?;
             all.push('\n');
         }
         Ok(all)
@@ -100,11 +108,18 @@ impl Demo {
         for rate in [0.0, 0.5] {
             let plan = plan_at(model, rate)?;
             let done = generate(model, &plan, &prompt, &options, |_| true)?;
-            let who = if rate == 0.0 { "teacher".to_owned() } else { format!("{} of {} layers converted", plan.count(), model.config().num_layers) };
+            let who = if rate == 0.0 {
+                "teacher".to_owned()
+            } else {
+                format!("{} of {} layers converted", plan.count(), model.config().num_layers)
+            };
             println!("[{who}]\n{}\n", model.tokenizer()?.decode(&done.ids, true)?.trim());
         }
         let w = windows(tokens, 1024, Some(3))?;
-        println!("perplexity on this project's own documents, {} tokens:", w.iter().map(|w| w.len()).sum::<usize>());
+        println!(
+            "perplexity on this project's own documents, {} tokens:",
+            w.iter().map(|w| w.len()).sum::<usize>()
+        );
         let mut base = 0.0;
         for rate in [0.0, 0.25, 0.5, 0.75] {
             let plan = plan_at(model, rate)?;
@@ -121,7 +136,8 @@ impl Demo {
 
     /// The first layers of the shipped order, from their untrained start.
     fn train(&self, model: &Model, tokens: &[u32]) -> Result<()> {
-        let order = model.adapter().map_or_else(|| (0..model.config().num_layers).collect(), |a| a.order.clone());
+        let order =
+            model.adapter().map_or_else(|| (0..model.config().num_layers).collect(), |a| a.order.clone());
         let layers: Vec<usize> = order.into_iter().take(3).collect();
         let mut corpus = Corpus::default();
         corpus.add(tokens.to_vec());
@@ -136,7 +152,10 @@ impl Demo {
         let dir = self.out.join("adapter");
         let adapter = distill::run(model, &corpus, &config, &dir, false)?;
         let after = divergence(&model.clone().with_adapter_value(adapter)?, &[plan], &w, |_, _| {})?[0];
-        println!("divergence from the teacher with these {} layers converted (nats per token):", layers.len());
+        println!(
+            "divergence from the teacher with these {} layers converted (nats per token):",
+            layers.len()
+        );
         println!("  untrained {:.4}, arg max agrees {:.1}%", before.kl, 100.0 * before.top1_agreement);
         println!("  trained   {:.4}, arg max agrees {:.1}%", after.kl, 100.0 * after.top1_agreement);
         println!("adapter, metrics and report: {}", dir.display());

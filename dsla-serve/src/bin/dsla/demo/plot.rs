@@ -5,7 +5,9 @@ use dsla_serve::StepReport;
 
 /// Draw teacher-only and adaptive runs.
 pub fn draw(teacher: &[StepReport], adaptive: &[StepReport]) -> String {
-    let both = |f: fn(&StepReport) -> f64| [teacher, adaptive].map(|r| r.iter().map(|r| (r.at.as_secs_f64(), f(r))).collect()).into();
+    let both = |f: fn(&StepReport) -> f64| {
+        [teacher, adaptive].map(|r| r.iter().map(|r| (r.at.as_secs_f64(), f(r))).collect()).into()
+    };
     let panel = |title: &str, lines| Panel { title: title.into(), lines };
     let panels = [
         panel("layers converted for new sequences", both(|r| r.stats.converted_target as f64)),

@@ -1,0 +1,200 @@
+//! The command line as scripts use it: JSON on stdout, one line on stderr, exit codes, nothing half-written.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn dsla(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dsla")).args(args).output().unwrap()
+}
+
+fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../dsla-model/tests/fixtures")
+        .join(name)
+        .display()
+        .to_string()
+}
+
+fn json(args: &[&str]) -> serde_json::Value {
+    let out = dsla(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Fails with exit code 1 and one line that holds all of `words`.
+fn refused(args: &[&str], words: &[&str]) {
+    let out = dsla(args);
+    let line = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{args:?}: {line}");
+    assert!(out.stdout.is_empty(), "{args:?} printed a result");
+    let errors: Vec<_> = line.lines().filter(|l| l.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{args:?}: {line}");
+    assert!(!line.contains("panicked"), "{line}");
+    for w in words {
+        assert!(errors[0].contains(w), "{args:?}: {line}: no {w}");
+    }
+}
+
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn generate_by_ids_without_a_tokenizer() {
+    let m = fixture("tiny_tied");
+    let v = json(&[
+        "generate",
+        &m,
+        "--prompt-ids",
+        "1,2,3",
+        "--max-tokens",
+        "5",
+        "--ignore-eos",
+        "--logprobs",
+        "3",
+        "--dtype",
+        "f32",
+        "--json",
+    ]);
+    assert_eq!(v["prompt_ids"], serde_json::json!([1, 2, 3]));
+    assert_eq!(v["ids"].as_array().unwrap().len(), 5);
+    assert_eq!(v["finish_reason"], "length");
+    let first = &v["logprobs"][0];
+    assert_eq!(first["top"].as_array().unwrap().len(), 3);
+    assert_eq!(first["id"], v["ids"][0]);
+    assert_eq!(first["top"][0][0], first["id"], "greedy takes the best");
+    assert!(v["memory"]["weights"].as_u64().unwrap() > 0 && v["memory"]["kv"].as_u64().unwrap() > 0);
+    assert!(v["timings"]["prefill_tok_s"].as_f64().unwrap() > 0.0);
+    let again = json(&[
+        "generate",
+        &m,
+        "--prompt-ids",
+        "1,2,3",
+        "--max-tokens",
+        "5",
+        "--ignore-eos",
+        "--dtype",
+        "f32",
+        "--json",
+        "--threads",
+        "1",
+    ]);
+    assert_eq!(again["ids"], v["ids"]);
+}
+
+#[test]
+fn bad_calls_get_one_line() {
+    let m = fixture("tiny_tied");
+    refused(&["generate", &m, "--prompt-ids", "1,999999"], &["999999"]);
+    refused(&["generate", &m, "--prompt-ids", &vec!["1"; 5000].join(",")], &["5000"]);
+    refused(&["generate", &m, "--prompt", "hello"], &["tokenizer"]);
+    refused(&["generate", &m, "--prompt-ids", "1", "--rate", "0.5"], &["adapter"]);
+    refused(&["generate", &m, "--prompt-ids", "1", "--rate", "1.5"], &["1.5"]);
+    refused(&["generate", &m, "--prompt-ids", "1", "--layers", "77"], &["77"]);
+    refused(&["generate", &m, "--prompt-ids", "1", "--device", "cuda:0"], &["cuda:0", "driver"]);
+    refused(&["generate", &m, "--prompt-ids", "1", "--device", "tpu"], &["tpu"]);
+    refused(&["generate", &m, "--prompt-ids", "1", "--temperature=-1"], &["temperature"]);
+    refused(&["generate", "no-such-model", "--prompt-ids", "1"], &["no-such-model", "smollm2-135m-instruct"]);
+    refused(&["info", &m, "--adapter", "/nonexistent/adapter"], &["dsla_adapter.json"]);
+    refused(&["eval", "ppl", &m, "--text", "/nonexistent/text"], &["/nonexistent/text"]);
+    refused(&["fetch", "gpt-5"], &["gpt-5"]);
+    let usage = dsla(&["generate", &m]);
+    assert_eq!(usage.status.code(), Some(2), "usage");
+}
+
+#[test]
+fn hostile_files_get_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = |name: &str| -> PathBuf {
+        let to = dir.path().join(name);
+        std::fs::create_dir_all(&to).unwrap();
+        for f in std::fs::read_dir(fixture("tiny_tied")).unwrap() {
+            let f = f.unwrap();
+            std::fs::copy(f.path(), to.join(f.file_name())).unwrap();
+        }
+        to
+    };
+    let model = copy("truncated");
+    let whole = std::fs::read(model.join("model.safetensors")).unwrap();
+    let show = |p: &Path| p.display().to_string();
+    for n in [0, 4, 8, 60, whole.len() - 1] {
+        std::fs::write(model.join("model.safetensors"), &whole[..n]).unwrap();
+        refused(&["info", &show(&model)], &["model.safetensors"]);
+    }
+    let mut nan = whole.clone();
+    let end = nan.len();
+    nan[end - 4..].fill(0xff);
+    std::fs::write(model.join("model.safetensors"), &nan).unwrap();
+    refused(&["info", &show(&model)], &["NaN"]);
+    std::fs::write(model.join("model.safetensors"), &whole).unwrap();
+    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
+    let mut bad: serde_json::Value = serde_json::from_str(&config).unwrap();
+    for (key, value) in [
+        ("num_hidden_layers", 3u64),
+        ("vocab_size", 1 << 60),
+        ("num_attention_heads", 0),
+        ("hidden_size", 33),
+    ] {
+        let old = bad[key].clone();
+        bad[key] = value.into();
+        std::fs::write(model.join("config.json"), bad.to_string()).unwrap();
+        refused(&["info", &show(&model)], &[]);
+        bad[key] = old;
+    }
+    refused(
+        &["info", &write(dir.path(), "x.gguf", b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff")],
+        &["x.gguf"],
+    );
+    refused(&["info", &write(dir.path(), "y.bin", b"hello")], &["y.bin"]);
+    let out = dir.path().join("out.safetensors");
+    refused(
+        &["layer", &write(dir.path(), "in.safetensors", b"\x10\0\0\0\0\0\0\0{}"), &show(&out)],
+        &["in.safetensors"],
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn bad_texts_get_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let m = "smollm2-135m-instruct";
+    refused(&["eval", "ppl", m, "--text", &write(dir.path(), "empty.txt", b"  \n")], &["empty.txt", "empty"]);
+    refused(
+        &["eval", "ppl", m, "--text", &write(dir.path(), "latin.txt", b"caf\xe9")],
+        &["latin.txt", "byte 3"],
+    );
+    let short = write(dir.path(), "short.txt", b"A short text.");
+    refused(
+        &[
+            "distill",
+            m,
+            "--text",
+            &short,
+            "--out",
+            &dir.path().join("a").display().to_string(),
+            "--tokens",
+            "100",
+        ],
+        &["text"],
+    );
+    let form = write(dir.path(), "form.json", br#"{"feature_map":"softmax_pm","gate":"scalar","gate_input":"kv","gate_scale":1,"normalizer":"none","rope":true,"window":64,"gamma":"head"}"#);
+    refused(&["distill", m, "--text", &short, "--out", "x", "--form", &form], &["form.json", "normalizer"]);
+    let v = json(&[
+        "eval",
+        "ppl",
+        m,
+        "--text",
+        &write(dir.path(), "t.txt", "One two three four five. ".repeat(20).as_bytes()),
+        "--context",
+        "32",
+        "--windows",
+        "2",
+        "--json",
+    ]);
+    assert_eq!(v["tokens"], 62);
+    assert!((v["ppl"].as_f64().unwrap().ln() - v["nll"].as_f64().unwrap()).abs() < 1e-9);
+}
