@@ -1,6 +1,7 @@
 //! The `dsla` command line.
 
 mod args;
+mod bench;
 mod demo;
 mod distill;
 mod eval;
@@ -34,6 +35,8 @@ enum Command {
     Sensitivity(distill::Sensitivity),
     /// Train an adapter.
     Distill(distill::Distill),
+    /// Prefill and decode speed beside the machine's measured limits.
+    Bench(bench::Bench),
     /// The main job in front of you.
     Demo(demo::Demo),
     /// Run one paper-form layer on tensors from a file.
@@ -48,6 +51,7 @@ fn main() {
         Command::Eval(c) => c.run(),
         Command::Sensitivity(c) => c.run(),
         Command::Distill(c) => c.run(),
+        Command::Bench(c) => c.run(),
         Command::Demo(c) => c.run(),
         Command::Layer(c) => c.run(),
     };

@@ -1,0 +1,147 @@
+//! `dsla bench`: prefill and decode speed beside the machine's own measured limits.
+
+use crate::args::{ModelArgs, plan_at};
+use crate::out;
+use anyhow::{Result, bail};
+use clap::Args;
+use dsla_model::core::kernels::ops::linear::{self, Into, Packed};
+use dsla_model::core::kernels::{Tensor, par, simd};
+use dsla_model::{DType, Model, Plan, Sequence, Step, Want};
+use std::time::Instant;
+
+#[derive(Args)]
+pub struct Bench {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Prompt lengths.
+    #[arg(long, value_delimiter = ',', default_value = "512,2048")]
+    context: Vec<usize>,
+    /// Shares of layers converted.
+    #[arg(long, value_delimiter = ',', default_value = "0,0.75")]
+    rate: Vec<f64>,
+    /// Sequences at once.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    batch: Vec<usize>,
+    /// Tokens to decode per sequence.
+    #[arg(long, default_value_t = 32)]
+    tokens: usize,
+    /// One JSON object on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What this machine can do, measured here and now.
+struct Limits {
+    flops: f64,
+    bandwidth: f64,
+}
+
+impl Bench {
+    pub fn run(self) -> Result<()> {
+        let mut model = self.model.load()?;
+        let longest = self.context.iter().max().copied().unwrap_or(0) + self.tokens;
+        if self.context.contains(&0) || self.batch.contains(&0) || self.tokens == 0 {
+            bail!("bench: got a zero among --context, --batch, --tokens, want 1 or more");
+        }
+        if longest > model.table().positions() {
+            model = model.with_positions(longest)?;
+        }
+        let plans = self.rate.iter().map(|&r| plan_at(&model, r)).collect::<Result<Vec<_>>>()?;
+        let limits = limits(model.dtype())?;
+        let machine = serde_json::json!({
+            "threads": par::threads(), "simd": format!("{:?}", simd::level()), "dtype": model.dtype().name(),
+            "gemm_gflops": limits.flops / 1e9, "read_gb_s": limits.bandwidth / 1e9,
+        });
+        if !self.json {
+            println!("{} threads, {:?}: {:.0} GFLOP/s in {} products, {:.1} GB/s read", par::threads(), simd::level(), limits.flops / 1e9, model.dtype(), limits.bandwidth / 1e9);
+            println!("{:>8} {:>6} {:>6} {:>14} {:>7} {:>13} {:>7} {:>10} {:>10}", "context", "batch", "rate", "prefill tok/s", "limit", "decode tok/s", "limit", "KV", "states");
+        }
+        let mut rows = vec![];
+        for &context in &self.context {
+            for &batch in &self.batch {
+                for plan in &plans {
+                    let row = self.row(&model, plan, context, batch, &limits)?;
+                    if !self.json {
+                        let f = |k: &str| row[k].as_f64().unwrap_or(0.0);
+                        println!(
+                            "{context:>8} {batch:>6} {:>6.2} {:>14.0} {:>6.0}% {:>13.1} {:>6.0}% {:>10} {:>10}",
+                            plan.rate(), f("prefill_tok_s"), f("pct_flops"), f("decode_tok_s"), f("pct_bandwidth"),
+                            out::bytes(f("kv_bytes") as usize), out::bytes(f("state_bytes") as usize)
+                        );
+                    }
+                    rows.push(row);
+                }
+            }
+        }
+        if self.json {
+            out::json(&serde_json::json!({"machine": machine, "rows": rows}));
+        }
+        Ok(())
+    }
+
+    fn row(&self, model: &Model, plan: &Plan, context: usize, batch: usize, limits: &Limits) -> Result<serde_json::Value> {
+        let prompt: Vec<u32> = (0..context).map(|i| (100 + i * 7 % 4000) as u32 % model.config().vocab_size as u32).collect();
+        let mut seqs = (0..batch).map(|_| model.new_sequence(plan)).collect::<Result<Vec<Sequence>, _>>()?;
+        let start = Instant::now();
+        for seq in &mut seqs {
+            dsla_model::generate::prefill(model, seq, &prompt)?;
+        }
+        let prefill = (context * batch) as f64 / start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        for _ in 0..self.tokens {
+            let mut steps: Vec<Step> = seqs.iter_mut().map(|seq| Step { seq, tokens: &[1], logits: Want::Last }).collect();
+            model.forward(&mut steps)?;
+        }
+        let decode = (self.tokens * batch) as f64 / start.elapsed().as_secs_f64();
+        let (kv, state) = (seqs.iter().map(Sequence::kv_bytes).sum::<usize>(), seqs.iter().map(Sequence::state_bytes).sum::<usize>());
+        // Per step of the whole batch: weights once, caches read, states read and written.
+        let bytes = (model.bytes() + kv + 2 * state) as f64;
+        Ok(serde_json::json!({
+            "context": context, "batch": batch, "rate": plan.rate(), "prefill_tok_s": prefill, "decode_tok_s": decode,
+            "kv_bytes": kv, "state_bytes": state,
+            "pct_flops": 100.0 * prefill * flops_per_token(model, plan, context) / limits.flops,
+            "pct_bandwidth": 100.0 * decode / batch as f64 * bytes / limits.bandwidth,
+        }))
+    }
+}
+
+/// Floating-point operations per prompt token: projections and MLP, then each layer's attention.
+fn flops_per_token(model: &Model, plan: &Plan, context: usize) -> f64 {
+    let c = model.config();
+    let (h, g, d) = (c.num_heads as f64, c.num_kv_heads as f64, c.head_dim as f64);
+    let hidden = c.hidden_size as f64;
+    let linear = 2.0 * c.num_layers as f64 * hidden * (2.0 * (h + g) * d + 3.0 * c.intermediate_size as f64);
+    let softmax = 4.0 * h * d * context as f64 / 2.0;
+    let dsla = model.adapter().map_or(0.0, |a| {
+        let (f, w) = (a.form.features(c.head_dim) as f64, a.form.window as f64);
+        // Feature maps, window, scores inside the chunk, states read per query head and written per kv head.
+        2.0 * (h + g) * d * d + 4.0 * h * d * w + h * 32.0 * 2.0 * (f + d) + 4.0 * f * d * (h + g)
+    });
+    let n = plan.count() as f64;
+    linear + (c.num_layers as f64 - n) * softmax + n * dsla
+}
+
+fn limits(dtype: DType) -> Result<Limits> {
+    let (m, n, k) = (1024, 2048, 1024);
+    let x = Tensor::from_f32([m, k], (0..m * k).map(|i| (i % 7) as f32).collect());
+    let w = Packed::new(Tensor::from_f32([n, k], (0..n * k).map(|i| (i % 5) as f32).collect()).to_dtype(dtype).view())?;
+    let mut y = Tensor::empty([m, n], DType::F32);
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let start = Instant::now();
+        linear::forward(x.view(), &w, None, Into::Store, y.view_mut())?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    let flops = (2 * m * n * k) as f64 / best;
+    let mut data = vec![1u64; 1 << 25];
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let start = Instant::now();
+        par::for_each_chunk(&mut data, 1 << 20, |_, part| {
+            // A sum that is stored: the reads cannot be left out.
+            part[0] = part.iter().fold(0, |s: u64, v| s.wrapping_add(*v));
+        });
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(Limits { flops, bandwidth: (data.len() * 8) as f64 / best })
+}
