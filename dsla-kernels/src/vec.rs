@@ -2,7 +2,7 @@
 
 use crate::multiversion;
 use crate::simd::{exp, madd};
-use crate::{Slice, View};
+use crate::{Slice, View, bf16};
 
 multiversion! {
     /// y += a x.
@@ -64,6 +64,49 @@ multiversion! {
     }
 }
 
+multiversion! {
+    /// bf16 to f32: exact, and vectorised where `bf16::to_f32` (which quiets NaN) is not.
+    pub(crate) fn widen<const FMA: bool>(x: &[bf16], out: &mut [f32]) {
+        let _ = FMA;
+        for (o, b) in out.iter_mut().zip(x) {
+            *o = f32::from_bits((b.to_bits() as u32) << 16);
+        }
+    }
+}
+
+multiversion! {
+    /// Scores of a few queries [m, d] against keys [n, d]: out[i * ld + j] = scale q_i . k_j.
+    pub(crate) fn scores<const FMA: bool>(q: &[f32], k: &[f32], d: usize, scale: f32, out: &mut [f32], ld: usize) {
+        for (j, k) in k.chunks_exact(d).enumerate() {
+            for (i, q) in q.chunks_exact(d).enumerate() {
+                let mut lanes = [0.0f32; 16];
+                let (qc, kc) = (q.chunks_exact(16), k.chunks_exact(16));
+                let tail: f32 = qc.remainder().iter().zip(kc.remainder()).map(|(x, y)| x * y).sum();
+                for (x, y) in qc.zip(kc) {
+                    for l in 0..16 {
+                        lanes[l] = madd::<FMA>(x[l], y[l], lanes[l]);
+                    }
+                }
+                out[i * ld + j] = (lanes.iter().sum::<f32>() + tail) * scale;
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// out_i (rows of `ld` elements) += sum_j a[i * lda + j] v_j for values [n, d].
+    pub(crate) fn weighted<const FMA: bool>(a: &[f32], lda: usize, v: &[f32], d: usize, out: &mut [f32], ld: usize) {
+        for (j, v) in v.chunks_exact(d).enumerate() {
+            for (i, out) in out.chunks_mut(ld).enumerate() {
+                let w = a[i * lda + j];
+                for (o, v) in out[..d].iter_mut().zip(v) {
+                    *o = madd::<FMA>(w, *v, *o);
+                }
+            }
+        }
+    }
+}
+
 /// dst [n rows, cols] <- transposed: src row r starts at `src[r * ld]`, dst is [cols][ldd] with column r.
 pub(crate) fn transpose(src: &[f32], ld: usize, n: usize, cols: usize, dst: &mut [f32], ldd: usize) {
     for r0 in (0..n).step_by(16) {
@@ -85,7 +128,7 @@ pub(crate) fn head_rows(x: &View, g: usize, start: usize, n: usize, dst: &mut [f
         let out = &mut dst[r * d..(r + 1) * d];
         match x.slice() {
             Slice::F32(v) => out.copy_from_slice(&v[at..at + d]),
-            Slice::BF16(v) => out.iter_mut().zip(&v[at..at + d]).for_each(|(o, b)| *o = b.to_f32()),
+            Slice::BF16(v) => widen(&v[at..at + d], out),
             Slice::U32(_) => unreachable!("dtypes were checked"),
         }
     }

@@ -3,7 +3,7 @@
 use super::cpu::{f32s, log_weight, normalize};
 use super::{Args, Dims};
 use crate::simd::{exp, madd};
-use crate::vec::{axpy, dot, exp_sub_sum, max};
+use crate::vec::{axpy, dot, exp_sub_sum, max, widen};
 use crate::{Slice, multiversion};
 
 pub fn step(x: &Args, n: Dims, s: &mut [f32], z: &mut [f32], den: Option<&mut [f32]>, peak: Option<&mut [f32]>, out: &mut [f32]) {
@@ -89,7 +89,7 @@ fn row<'a>(x: Slice<'a>, at: usize, buf: &'a mut [f32]) -> &'a [f32] {
     match x {
         Slice::F32(v) => &v[at..at + buf.len()],
         Slice::BF16(v) => {
-            buf.iter_mut().zip(&v[at..]).for_each(|(b, x)| *b = x.to_f32());
+            widen(&v[at..at + buf.len()], buf);
             buf
         }
         Slice::U32(_) => unreachable!("dtypes were checked"),

@@ -5,7 +5,7 @@ use super::Dims;
 use crate::View;
 use crate::gemm::{Into, gemm, rows, transposed};
 use crate::par::{self, SendPtr};
-use crate::vec::{axpy, dot, exp_sub_sum, head_rows, max, transpose};
+use crate::vec::{axpy, dot, exp_sub_sum, head_rows, max, scores, transpose, weighted};
 
 /// Queries per tile and keys per block.
 const TILE: usize = 64;
@@ -113,15 +113,14 @@ fn decode(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
         let (split, g) = (task / n.g, task % n.g);
         let (j0, j1) = (split * SPLIT, ((split + 1) * SPLIT).min(n.s));
         let cols = j1 - j0;
-        let mut buf = vec![0.0; n.d];
+        let mut buf = vec![0.0; BLOCK * n.d];
         let mut a = vec![0.0; group * cols];
         let scale = 1.0 / (n.d as f32).sqrt();
-        for j in 0..cols {
-            head_rows(&k, g, j0 + j, 1, &mut buf);
-            for i in 0..group {
-                let h = g * group + i;
-                a[i * cols + j] = dot(&q[h * n.d..(h + 1) * n.d], &buf) * scale;
-            }
+        let q = &q[g * group * n.d..(g + 1) * group * n.d];
+        for j in (0..cols).step_by(BLOCK) {
+            let rows = &mut buf[..BLOCK.min(cols - j) * n.d];
+            head_rows(&k, g, j0 + j, rows.len() / n.d, rows);
+            scores(q, rows, n.d, scale, &mut a[j..], cols);
         }
         part.fill(0.0);
         for i in 0..group {
@@ -129,11 +128,10 @@ fn decode(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
             part[i * size] = max(row);
             part[i * size + 1] = exp_sub_sum(row, part[i * size]);
         }
-        for j in 0..cols {
-            head_rows(&v, g, j0 + j, 1, &mut buf);
-            for i in 0..group {
-                axpy(a[i * cols + j], &buf, &mut part[i * size + 2..(i + 1) * size]);
-            }
+        for j in (0..cols).step_by(BLOCK) {
+            let rows = &mut buf[..BLOCK.min(cols - j) * n.d];
+            head_rows(&v, g, j0 + j, rows.len() / n.d, rows);
+            weighted(&a[j..], cols, rows, n.d, &mut part[2..], size);
         }
     });
     out.fill(0.0);

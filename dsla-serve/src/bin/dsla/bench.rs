@@ -53,8 +53,18 @@ impl Bench {
             "gemm_gflops": limits.flops / 1e9, "read_gb_s": limits.bandwidth / 1e9,
         });
         if !self.json {
-            println!("{} threads, {:?}: {:.0} GFLOP/s in {} products, {:.1} GB/s read", par::threads(), simd::level(), limits.flops / 1e9, model.dtype(), limits.bandwidth / 1e9);
-            println!("{:>8} {:>6} {:>6} {:>14} {:>7} {:>13} {:>7} {:>10} {:>10}", "context", "batch", "rate", "prefill tok/s", "limit", "decode tok/s", "limit", "KV", "states");
+            println!(
+                "{} threads, {:?}: {:.0} GFLOP/s in {} products, {:.1} GB/s read",
+                par::threads(),
+                simd::level(),
+                limits.flops / 1e9,
+                model.dtype(),
+                limits.bandwidth / 1e9
+            );
+            println!(
+                "{:>8} {:>6} {:>6} {:>14} {:>7} {:>13} {:>7} {:>10} {:>10}",
+                "context", "batch", "rate", "prefill tok/s", "limit", "decode tok/s", "limit", "KV", "states"
+            );
         }
         let mut rows = vec![];
         for &context in &self.context {
@@ -65,8 +75,13 @@ impl Bench {
                         let f = |k: &str| row[k].as_f64().unwrap_or(0.0);
                         println!(
                             "{context:>8} {batch:>6} {:>6.2} {:>14.0} {:>6.0}% {:>13.1} {:>6.0}% {:>10} {:>10}",
-                            plan.rate(), f("prefill_tok_s"), f("pct_flops"), f("decode_tok_s"), f("pct_bandwidth"),
-                            out::bytes(f("kv_bytes") as usize), out::bytes(f("state_bytes") as usize)
+                            plan.rate(),
+                            f("prefill_tok_s"),
+                            f("pct_flops"),
+                            f("decode_tok_s"),
+                            f("pct_bandwidth"),
+                            out::bytes(f("kv_bytes") as usize),
+                            out::bytes(f("state_bytes") as usize)
                         );
                     }
                     rows.push(row);
@@ -79,8 +94,16 @@ impl Bench {
         Ok(())
     }
 
-    fn row(&self, model: &Model, plan: &Plan, context: usize, batch: usize, limits: &Limits) -> Result<serde_json::Value> {
-        let prompt: Vec<u32> = (0..context).map(|i| (100 + i * 7 % 4000) as u32 % model.config().vocab_size as u32).collect();
+    fn row(
+        &self,
+        model: &Model,
+        plan: &Plan,
+        context: usize,
+        batch: usize,
+        limits: &Limits,
+    ) -> Result<serde_json::Value> {
+        let prompt: Vec<u32> =
+            (0..context).map(|i| (100 + i * 7 % 4000) as u32 % model.config().vocab_size as u32).collect();
         let mut seqs = (0..batch).map(|_| model.new_sequence(plan)).collect::<Result<Vec<Sequence>, _>>()?;
         let start = Instant::now();
         for seq in &mut seqs {
@@ -89,11 +112,15 @@ impl Bench {
         let prefill = (context * batch) as f64 / start.elapsed().as_secs_f64();
         let start = Instant::now();
         for _ in 0..self.tokens {
-            let mut steps: Vec<Step> = seqs.iter_mut().map(|seq| Step { seq, tokens: &[1], logits: Want::Last }).collect();
+            let mut steps: Vec<Step> =
+                seqs.iter_mut().map(|seq| Step { seq, tokens: &[1], logits: Want::Last }).collect();
             model.forward(&mut steps)?;
         }
         let decode = (self.tokens * batch) as f64 / start.elapsed().as_secs_f64();
-        let (kv, state) = (seqs.iter().map(Sequence::kv_bytes).sum::<usize>(), seqs.iter().map(Sequence::state_bytes).sum::<usize>());
+        let (kv, state) = (
+            seqs.iter().map(Sequence::kv_bytes).sum::<usize>(),
+            seqs.iter().map(Sequence::state_bytes).sum::<usize>(),
+        );
         // Per step of the whole batch: weights once, caches read, states read and written.
         let bytes = (model.bytes() + kv + 2 * state) as f64;
         Ok(serde_json::json!({
@@ -124,7 +151,9 @@ fn flops_per_token(model: &Model, plan: &Plan, context: usize) -> f64 {
 fn limits(dtype: DType) -> Result<Limits> {
     let (m, n, k) = (1024, 2048, 1024);
     let x = Tensor::from_f32([m, k], (0..m * k).map(|i| (i % 7) as f32).collect());
-    let w = Packed::new(Tensor::from_f32([n, k], (0..n * k).map(|i| (i % 5) as f32).collect()).to_dtype(dtype).view())?;
+    let w = Packed::new(
+        Tensor::from_f32([n, k], (0..n * k).map(|i| (i % 5) as f32).collect()).to_dtype(dtype).view(),
+    )?;
     let mut y = Tensor::empty([m, n], DType::F32);
     let mut best = f64::INFINITY;
     for _ in 0..5 {

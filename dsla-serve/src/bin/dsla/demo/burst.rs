@@ -18,7 +18,7 @@ struct Outcome {
     first: Vec<f64>,
     total: Vec<f64>,
     peak_kv: usize,
-    peak_state: usize,
+    peak_bytes: usize,
     tokens: u64,
     folds: u64,
     max_target: usize,
@@ -63,7 +63,8 @@ pub fn run(model: &Model, tokens: &[u32], prompts: usize, length: usize, out_dir
     row("first token, median", middle(&teacher.first), middle(&adaptive.first), " s");
     row("whole answer, slowest", worst(&teacher.total), worst(&adaptive.total), " s");
     row("peak KV cache", teacher.peak_kv as f64 / 1e6, adaptive.peak_kv as f64 / 1e6, " MB");
-    row("peak states", teacher.peak_state as f64 / 1e6, adaptive.peak_state as f64 / 1e6, " MB");
+    let both = |o: &Outcome| o.peak_bytes as f64 / 1e6;
+    row("peak KV cache and states", both(&teacher), both(&adaptive), " MB");
     println!(
         "layers converted: up to {} under load, {} when it was over; {} folds of running sequences",
         adaptive.max_target, adaptive.last_target, adaptive.folds
@@ -89,7 +90,7 @@ fn one(model: &Model, tokens: &[u32], prompts: usize, length: usize, policy: Pol
         "time", "queued", "layers", "KV", "states", "tokens/s"
     );
     let engine =
-        Engine::new(model.clone(), EngineConfig { policy, max_running: 6, ..EngineConfig::default() })?;
+        Engine::new(model.clone(), EngineConfig { policy, max_running: 4, ..EngineConfig::default() })?;
     let reports = engine.subscribe();
     let params = SamplingParams { max_tokens: NEW, ignore_eos: true, ..SamplingParams::default() };
     let prompt =
@@ -156,7 +157,7 @@ fn one(model: &Model, tokens: &[u32], prompts: usize, length: usize, policy: Pol
         first: times.iter().map(|t| t.0).collect(),
         total: times.iter().map(|t| t.1).collect(),
         peak_kv: peak(&|r| r.stats.kv_bytes),
-        peak_state: peak(&|r| r.stats.state_bytes),
+        peak_bytes: peak(&|r| r.stats.kv_bytes + r.stats.state_bytes),
         tokens: (prompts * (length + NEW)) as u64,
         folds: stats.folds,
         max_target: peak(&|r| r.stats.converted_target),

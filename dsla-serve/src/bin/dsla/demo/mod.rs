@@ -37,10 +37,10 @@ pub struct Demo {
     #[arg(long)]
     adapter: Option<PathBuf>,
     /// Prompts in the burst.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 10)]
     prompts: usize,
     /// Tokens per prompt.
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 4096)]
     length: usize,
     /// Threads (0: one per core).
     #[arg(long, default_value_t = 0)]
