@@ -37,7 +37,7 @@ pub struct Demo {
     #[arg(long)]
     adapter: Option<PathBuf>,
     /// Prompts in the burst.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 8)]
     prompts: usize,
     /// Tokens per prompt.
     #[arg(long, default_value_t = 4096)]
