@@ -81,7 +81,7 @@ impl Config {
             layers: None,
             rank_windows: 2,
             rank_context: 1024,
-            checkpoint_every: 25,
+            checkpoint_every: 10,
         }
     }
 

@@ -56,7 +56,7 @@ pub enum Event {
 pub const METRICS: &str = "metrics.jsonl";
 
 /// Distil `model` on `corpus` into `out`: the adapter, its metrics and checkpoints. With `resume`, continue from the
-/// checkpoint in `out`.
+/// checkpoint in `out`, if the run got that far.
 pub fn distill(
     model: &Model,
     corpus: &Corpus,
@@ -87,7 +87,8 @@ pub fn distill(
     };
     let path = out.join(checkpoint::FILE);
     let mut metrics = String::new();
-    if resume {
+    // Killed before its first checkpoint, a run has nothing to continue: from the start is the same run.
+    if resume && path.exists() {
         place = checkpoint::load(&path, &place, &mut adapter.layers, &mut moments)?;
         metrics = kept_metrics(&out.join(METRICS), place.step)?;
     }

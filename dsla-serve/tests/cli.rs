@@ -100,7 +100,7 @@ fn bad_calls_get_one_line() {
     refused(&["generate", &m, "--prompt-ids", "1", "--temperature=-1"], &["temperature"]);
     refused(&["generate", "no-such-model", "--prompt-ids", "1"], &["no-such-model", "smollm2-135m-instruct"]);
     refused(&["info", &m, "--adapter", "/nonexistent/adapter"], &["dsla_adapter.json"]);
-    refused(&["eval", "ppl", &m, "--text", "/nonexistent/text"], &["/nonexistent/text"]);
+    refused(&["eval", "ppl", &m, "--context", "64", "--text", "/nonexistent/text"], &["/nonexistent/text"]);
     refused(&["fetch", "gpt-5"], &["gpt-5"]);
     let usage = dsla(&["generate", &m]);
     assert_eq!(usage.status.code(), Some(2), "usage");
@@ -197,4 +197,25 @@ fn bad_texts_get_one_line() {
     ]);
     assert_eq!(v["tokens"], 62);
     assert!((v["ppl"].as_f64().unwrap().ln() - v["nll"].as_f64().unwrap()).abs() < 1e-9);
+}
+
+/// The main job, small: both answers, the perplexities, both engines, the table and the picture.
+#[test]
+fn the_demo_runs_to_its_plot() {
+    let dir = tempfile::tempdir().unwrap();
+    let out =
+        dsla(&["demo", "--prompts", "4", "--length", "200", "--out", &dir.path().display().to_string()]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    for part in [
+        "[teacher]",
+        "[15 of 30 layers converted]",
+        "8 layers converted:",
+        "[adaptive]",
+        "peak KV cache",
+        "plot: ",
+    ] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    assert!(std::fs::read_to_string(dir.path().join("demo.svg")).unwrap().contains("polyline"));
 }

@@ -27,7 +27,7 @@ pub struct Distill {
     /// Which stages to run.
     #[arg(long, value_delimiter = ',', default_value = "calibrate,align,rank")]
     stages: Vec<String>,
-    /// Continue from the checkpoint in --out.
+    /// Continue from the checkpoint in --out, if the run got that far.
     #[arg(long)]
     resume: bool,
     /// Peak learning rate.
