@@ -219,3 +219,18 @@ fn the_demo_runs_to_its_plot() {
     }
     assert!(std::fs::read_to_string(dir.path().join("demo.svg")).unwrap().contains("polyline"));
 }
+
+/// A reader that goes away early ends the program without a word.
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    assert!(dsla(&["fetch", "smollm2-135m-instruct"]).status.success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dsla"))
+        .args(["info", "smollm2-135m-instruct"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "");
+}

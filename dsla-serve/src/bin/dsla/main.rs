@@ -43,7 +43,20 @@ enum Command {
     Layer(layer::Layer),
 }
 
+/// `dsla info | head -1` closes our stdout early, and `println!` answers that with a panic: end quietly instead, with
+/// the exit code a shell gives a process ended by SIGPIPE.
+fn end_quietly_when_the_reader_is_gone() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info.to_string().contains("Broken pipe") {
+            std::process::exit(141);
+        }
+        usual(info);
+    }));
+}
+
 fn main() {
+    end_quietly_when_the_reader_is_gone();
     let result = match Cli::parse().command {
         Command::Fetch(c) => c.run(),
         Command::Info(c) => c.run(),
