@@ -13,18 +13,24 @@ multiversion! {
     }
 }
 
+/// Sum of x y in sixteen lanes, whatever the machine's width: for use inside `multiversion!` bodies; [`dot`] elsewhere.
+#[inline(always)]
+pub(crate) fn dot_lanes<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let (ac, bc) = (a.chunks_exact(16), b.chunks_exact(16));
+    let tail: f32 = ac.remainder().iter().zip(bc.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in ac.zip(bc) {
+        for l in 0..16 {
+            lanes[l] = madd::<FMA>(x[l], y[l], lanes[l]);
+        }
+    }
+    lanes.iter().sum::<f32>() + tail
+}
+
 multiversion! {
     /// Sum of x y in sixteen lanes.
     pub(crate) fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-        let mut lanes = [0.0f32; 16];
-        let (ac, bc) = (a.chunks_exact(16), b.chunks_exact(16));
-        let tail: f32 = ac.remainder().iter().zip(bc.remainder()).map(|(x, y)| x * y).sum();
-        for (x, y) in ac.zip(bc) {
-            for l in 0..16 {
-                lanes[l] = madd::<FMA>(x[l], y[l], lanes[l]);
-            }
-        }
-        lanes.iter().sum::<f32>() + tail
+        dot_lanes::<FMA>(a, b)
     }
 }
 
@@ -79,15 +85,7 @@ multiversion! {
     pub(crate) fn scores<const FMA: bool>(q: &[f32], k: &[f32], d: usize, scale: f32, out: &mut [f32], ld: usize) {
         for (j, k) in k.chunks_exact(d).enumerate() {
             for (i, q) in q.chunks_exact(d).enumerate() {
-                let mut lanes = [0.0f32; 16];
-                let (qc, kc) = (q.chunks_exact(16), k.chunks_exact(16));
-                let tail: f32 = qc.remainder().iter().zip(kc.remainder()).map(|(x, y)| x * y).sum();
-                for (x, y) in qc.zip(kc) {
-                    for l in 0..16 {
-                        lanes[l] = madd::<FMA>(x[l], y[l], lanes[l]);
-                    }
-                }
-                out[i * ld + j] = (lanes.iter().sum::<f32>() + tail) * scale;
+                out[i * ld + j] = dot_lanes::<FMA>(q, k) * scale;
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Rows in parallel; sums in eight lanes so that they vectorise and do not depend on the width of the machine.
+//! Rows in parallel; sums in sixteen lanes so that they vectorise and do not depend on the width of the machine.
 
-use crate::{multiversion, par, simd::madd};
+use crate::{multiversion, par, simd::madd, vec::dot_lanes};
 
 const ROWS: usize = 16;
 
@@ -15,25 +15,12 @@ multiversion! {
     fn forward_rows<const FMA: bool>(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
         let c = w.len();
         for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
-            let inv = 1.0 / (dot::<FMA>(x, x) / c as f32 + eps).sqrt();
+            let inv = 1.0 / (dot_lanes::<FMA>(x, x) / c as f32 + eps).sqrt();
             for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
                 *y = x * inv * w;
             }
         }
     }
-}
-
-#[inline(always)]
-fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let (ac, bc) = (a.chunks_exact(16), b.chunks_exact(16));
-    let tail: f32 = ac.remainder().iter().zip(bc.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in ac.zip(bc) {
-        for l in 0..16 {
-            lanes[l] = madd::<FMA>(x[l], y[l], lanes[l]);
-        }
-    }
-    lanes.iter().sum::<f32>() + tail
 }
 
 /// dx = inv * (w dy - x * inv^2 * mean(x w dy)); dw += sum over rows of x inv dy.
@@ -51,11 +38,11 @@ multiversion! {
     fn backward_rows<const FMA: bool>(x: &[f32], w: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
         let c = w.len();
         for ((x, dy), dx) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
-            let inv = 1.0 / (dot::<FMA>(x, x) / c as f32 + eps).sqrt();
+            let inv = 1.0 / (dot_lanes::<FMA>(x, x) / c as f32 + eps).sqrt();
             for ((d, &g), &w) in dx.iter_mut().zip(dy).zip(w) {
                 *d = g * w;
             }
-            let k = dot::<FMA>(x, dx) / c as f32 * inv * inv;
+            let k = dot_lanes::<FMA>(x, dx) / c as f32 * inv * inv;
             for (d, &x) in dx.iter_mut().zip(x) {
                 *d = inv * (*d - x * k);
             }
@@ -67,7 +54,7 @@ multiversion! {
     fn backward_weight<const FMA: bool>(x: &[f32], eps: f32, dy: &[f32], dw: &mut [f32]) {
         let c = dw.len();
         for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
-            let inv = 1.0 / (dot::<FMA>(x, x) / c as f32 + eps).sqrt();
+            let inv = 1.0 / (dot_lanes::<FMA>(x, x) / c as f32 + eps).sqrt();
             for ((d, &x), &g) in dw.iter_mut().zip(x).zip(dy) {
                 *d = madd::<FMA>(x * inv, g, *d);
             }

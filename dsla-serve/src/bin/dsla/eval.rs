@@ -10,25 +10,16 @@ use std::path::PathBuf;
 #[derive(Subcommand)]
 pub enum Eval {
     /// Perplexity on a text file.
-    Ppl(Ppl),
+    Ppl(OnText),
     /// Divergence of the hybrid from its teacher on a text file.
-    Kl(Kl),
+    Kl(OnText),
     /// Synthetic recall by generation.
     Recall(Recall),
 }
 
+/// What is measured on a text takes the same options.
 #[derive(Args)]
-pub struct Ppl {
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    rate: RateArgs,
-    #[command(flatten)]
-    text: Text,
-}
-
-#[derive(Args)]
-pub struct Kl {
+pub struct OnText {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -90,15 +81,15 @@ impl Text {
 impl Eval {
     pub fn run(self) -> Result<()> {
         match self {
-            Eval::Ppl(c) => c.run(),
-            Eval::Kl(c) => c.run(),
+            Eval::Ppl(c) => c.perplexity(),
+            Eval::Kl(c) => c.divergence(),
             Eval::Recall(c) => c.run(),
         }
     }
 }
 
-impl Ppl {
-    fn run(self) -> Result<()> {
+impl OnText {
+    fn perplexity(self) -> Result<()> {
         let model = self.model.load()?;
         self.text.check(&model)?;
         let plan = self.rate.plan(&model)?;
@@ -124,10 +115,8 @@ impl Ppl {
         }
         Ok(())
     }
-}
 
-impl Kl {
-    fn run(self) -> Result<()> {
+    fn divergence(self) -> Result<()> {
         let model = self.model.load()?;
         self.text.check(&model)?;
         let plan = self.rate.plan(&model)?;
