@@ -1,7 +1,7 @@
 //! One case table: every op lists its cases once, and conformance, gradient, poison and determinism tests, and the
 //! benches, loop over the list.
 
-use crate::{DType, Result, Tensor, bf16};
+use crate::{DType, Result, Tensor, bf16, f16};
 
 /// One input of a case.
 #[derive(Clone, Debug)]
@@ -19,6 +19,10 @@ pub enum Precision {
     F64,
     /// The same dtype as the kernel: the yardstick of the 2x rule.
     Same,
+    /// What tensor cores compute in: operands rounded to bf16 where the specification says `model()`, sums in f32.
+    Bf16,
+    /// The same with f16.
+    F16,
 }
 
 /// The specification: inputs in f64, outputs in f64, computed in the precision asked for.
@@ -69,6 +73,18 @@ macro_rules! spec {
                     let out: Vec<Vec<R>> = $body;
                     out.iter().map(|o| $crate::real::uncast(o)).collect()
                 }
+                $crate::case::Precision::Bf16 => {
+                    type R = $crate::real::Bf16;
+                    let $x: Vec<Vec<R>> = cast(inputs);
+                    let out: Vec<Vec<R>> = $body;
+                    out.iter().map(|o| $crate::real::uncast(o)).collect()
+                }
+                $crate::case::Precision::F16 => {
+                    type R = $crate::real::F16;
+                    let $x: Vec<Vec<R>> = cast(inputs);
+                    let out: Vec<Vec<R>> = $body;
+                    out.iter().map(|o| $crate::real::uncast(o)).collect()
+                }
             }
         })
     };
@@ -110,6 +126,7 @@ impl Rng {
         let v: Vec<f32> = (0..n).map(|_| (self.normal() * scale) as f32).collect();
         match dtype {
             DType::BF16 => Tensor::from_bf16(shape, v.into_iter().map(bf16::from_f32).collect()),
+            DType::F16 => Tensor::from_f16(shape, v.into_iter().map(f16::from_f32).collect()),
             _ => Tensor::from_f32(shape, v),
         }
     }

@@ -8,6 +8,8 @@ pub enum DType {
     F32,
     /// bfloat16: weights and KV cache of a bf16 model; arithmetic accumulates in f32.
     BF16,
+    /// IEEE half: weights and KV cache on a GPU; the CPU only converts it.
+    F16,
     /// Token ids and indices.
     U32,
 }
@@ -17,7 +19,7 @@ impl DType {
     pub fn size(self) -> usize {
         match self {
             DType::F32 | DType::U32 => 4,
-            DType::BF16 => 2,
+            DType::BF16 | DType::F16 => 2,
         }
     }
 
@@ -26,6 +28,7 @@ impl DType {
         match self {
             DType::F32 => "f32",
             DType::BF16 => "bf16",
+            DType::F16 => "f16",
             DType::U32 => "u32",
         }
     }

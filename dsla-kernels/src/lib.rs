@@ -1,8 +1,10 @@
 //! Hand-written kernels for dual-state linear attention: one folder per op, with its specification (`naive.rs`),
-//! its fast CPU path (`cpu.rs`) and its cases (`cases.rs`) side by side. The PTX path of an op joins its folder.
+//! its fast CPU path (`cpu.rs`), its hand-written PTX (`*.ptx`, launched by `cuda.rs`) and its cases (`cases.rs`)
+//! side by side.
 #![warn(missing_docs)]
 
 pub mod case;
+pub mod cuda;
 mod device;
 mod dtype;
 mod error;
@@ -11,11 +13,15 @@ pub mod ops;
 pub mod par;
 pub mod real;
 pub mod simd;
+mod shape;
 mod tensor;
 pub(crate) mod vec;
+mod view;
 
 pub use device::Device;
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use half::bf16;
-pub use tensor::{Shape, Slice, SliceMut, Tensor, View, ViewMut, poison_empty};
+pub use half::{bf16, f16};
+pub use shape::Shape;
+pub use tensor::{Tensor, poison_empty};
+pub use view::{Slice, SliceMut, View, ViewMut};

@@ -1,6 +1,5 @@
 //! The number a specification computes in: f64 for the truth, f32 and bf16-with-f32 for the yardstick.
 
-use half::bf16;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 /// What `naive.rs` needs of a number. `model()` marks the places where an op's contract stores in model dtype.
@@ -20,7 +19,7 @@ pub trait Real:
     fn of(x: f64) -> Self;
     /// To f64, exact.
     fn f64(self) -> f64;
-    /// Rounded to model dtype (the identity but for [`Bf16`]).
+    /// Rounded to model dtype (the identity but for [`Bf16`] and [`F16`]).
     fn model(self) -> Self {
         self
     }
@@ -68,44 +67,58 @@ impl Real for f32 {
     }
 }
 
-/// f32 arithmetic with storage in bf16 where an op's contract says so.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct Bf16(pub f32);
+// One definition for both 16-bit floats.
+macro_rules! stored {
+    ($(#[$doc:meta])* $name:ident, $half:ty) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+        pub struct $name(pub f32);
 
-impl Real for Bf16 {
-    fn of(x: f64) -> Bf16 {
-        Bf16(x as f32)
-    }
-    fn f64(self) -> f64 {
-        self.0 as f64
-    }
-    fn model(self) -> Bf16 {
-        Bf16(bf16::from_f32(self.0).to_f32())
-    }
-}
+        impl Real for $name {
+            fn of(x: f64) -> $name {
+                $name(x as f32)
+            }
+            fn f64(self) -> f64 {
+                self.0 as f64
+            }
+            fn model(self) -> $name {
+                $name(<$half>::from_f32(self.0).to_f32())
+            }
+        }
 
-macro_rules! bf16_op {
-    ($($trait:ident $fn:ident $op:tt),*) => {$(
-        impl $trait for Bf16 {
-            type Output = Bf16;
-            fn $fn(self, o: Bf16) -> Bf16 { Bf16(self.0 $op o.0) }
+        stored!(@ops $name, Add add +, Sub sub -, Mul mul *, Div div /);
+
+        impl Neg for $name {
+            type Output = $name;
+            fn neg(self) -> $name {
+                $name(-self.0)
+            }
+        }
+
+        impl AddAssign for $name {
+            fn add_assign(&mut self, o: $name) {
+                self.0 += o.0;
+            }
+        }
+    };
+    (@ops $name:ident, $($trait:ident $fn:ident $op:tt),*) => {$(
+        impl $trait for $name {
+            type Output = $name;
+            fn $fn(self, o: $name) -> $name { $name(self.0 $op o.0) }
         }
     )*};
 }
-bf16_op!(Add add +, Sub sub -, Mul mul *, Div div /);
 
-impl Neg for Bf16 {
-    type Output = Bf16;
-    fn neg(self) -> Bf16 {
-        Bf16(-self.0)
-    }
-}
-
-impl AddAssign for Bf16 {
-    fn add_assign(&mut self, o: Bf16) {
-        self.0 += o.0;
-    }
-}
+stored!(
+    /// f32 arithmetic with storage in bf16 where an op's contract says so.
+    Bf16,
+    half::bf16
+);
+stored!(
+    /// f32 arithmetic with storage in f16 where an op's contract says so.
+    F16,
+    half::f16
+);
 
 /// A slice of f64 in another number.
 pub fn cast<R: Real>(x: &[f64]) -> Vec<R> {

@@ -1,74 +1,26 @@
-//! Contiguous tensors and borrowed views of them: all that an op takes or gives.
+//! Contiguous tensors: what an op writes into and a model keeps.
 
-use crate::{DType, Device, Error, Result};
-use half::bf16;
+use crate::cuda::Buffer;
+use crate::view::{Place, PlaceMut};
+use crate::{DType, Device, Result, Shape, Slice, SliceMut, View, ViewMut};
+use half::{bf16, f16};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Up to four dimensions, row-major, copied by value so that a view costs no allocation.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Shape {
-    dims: [usize; 4],
-    rank: usize,
-}
-
-impl Shape {
-    /// The dimensions, outermost first.
-    pub fn dims(&self) -> &[usize] {
-        &self.dims[..self.rank]
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.dims().iter().product()
-    }
-
-    /// True when there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl std::fmt::Display for Shape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.dims())
-    }
-}
-
-impl std::fmt::Debug for Shape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
-    }
-}
-
-impl From<&[usize]> for Shape {
-    /// Panics beyond four dimensions: shapes are written by this workspace, never by a file.
-    fn from(d: &[usize]) -> Shape {
-        assert!(d.len() <= 4, "a shape has at most 4 dimensions, got {}", d.len());
-        let mut dims = [1; 4];
-        dims[..d.len()].copy_from_slice(d);
-        Shape { dims, rank: d.len() }
-    }
-}
-
-impl<const N: usize> From<[usize; N]> for Shape {
-    fn from(d: [usize; N]) -> Shape {
-        Shape::from(&d[..])
-    }
-}
-
-/// The elements of a tensor on the host. (Device memory becomes a further variant.)
+/// The elements of a tensor.
 #[derive(Clone, Debug)]
 pub(crate) enum Data {
     F32(Vec<f32>),
     BF16(Vec<bf16>),
+    F16(Vec<f16>),
     U32(Vec<u32>),
+    Cuda(Buffer),
 }
 
-/// An owned, contiguous tensor.
+/// An owned, contiguous tensor on the host or on a device. Cloning copies the elements.
 #[derive(Clone, Debug)]
 pub struct Tensor {
-    shape: Shape,
-    data: Data,
+    pub(crate) shape: Shape,
+    pub(crate) data: Data,
 }
 
 static POISON: AtomicBool = AtomicBool::new(false);
@@ -79,7 +31,7 @@ pub fn poison_empty(on: bool) {
 }
 
 impl Tensor {
-    /// Memory to be written by an op before anyone reads it.
+    /// Host memory to be written by an op before anyone reads it.
     pub fn empty(shape: impl Into<Shape>, dtype: DType) -> Tensor {
         let shape = shape.into();
         let n = shape.len();
@@ -87,42 +39,74 @@ impl Tensor {
         let data = match dtype {
             DType::F32 => Data::F32(vec![if poison { f32::NAN } else { 0.0 }; n]),
             DType::BF16 => Data::BF16(vec![if poison { bf16::NAN } else { bf16::ZERO }; n]),
+            DType::F16 => Data::F16(vec![if poison { f16::NAN } else { f16::ZERO }; n]),
             DType::U32 => Data::U32(vec![if poison { u32::MAX } else { 0 }; n]),
         };
         Tensor { shape, data }
     }
 
-    /// All zero.
+    /// [`Tensor::empty`] on any device.
+    ///
+    /// Errors: no such device, no memory left there.
+    pub fn empty_on(device: Device, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let shape = shape.into();
+        match device {
+            Device::Cpu => Ok(Tensor::empty(shape, dtype)),
+            Device::Cuda(i) => Ok(Tensor { shape, data: Data::Cuda(Buffer::new(i, shape.len(), dtype)?) }),
+        }
+    }
+
+    /// All zero, on the host.
     pub fn zeros(shape: impl Into<Shape>, dtype: DType) -> Tensor {
         let shape = shape.into();
         let n = shape.len();
         let data = match dtype {
             DType::F32 => Data::F32(vec![0.0; n]),
             DType::BF16 => Data::BF16(vec![bf16::ZERO; n]),
+            DType::F16 => Data::F16(vec![f16::ZERO; n]),
             DType::U32 => Data::U32(vec![0; n]),
         };
         Tensor { shape, data }
     }
 
+    /// [`Tensor::zeros`] on any device.
+    ///
+    /// Errors: as [`Tensor::empty_on`].
+    pub fn zeros_on(device: Device, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let shape = shape.into();
+        match device {
+            Device::Cpu => Ok(Tensor::zeros(shape, dtype)),
+            Device::Cuda(_) => {
+                let mut t = Tensor::empty_on(device, shape, dtype)?;
+                t.zero()?;
+                Ok(t)
+            }
+        }
+    }
+
     /// An f32 tensor from its elements. Panics when the length does not fit the shape.
     pub fn from_f32(shape: impl Into<Shape>, data: Vec<f32>) -> Tensor {
-        let shape = shape.into();
-        assert_eq!(shape.len(), data.len(), "elements for shape {shape}");
-        Tensor { shape, data: Data::F32(data) }
+        Tensor::host(shape.into(), data.len(), Data::F32(data))
     }
 
     /// A bf16 tensor from its elements. Panics when the length does not fit the shape.
     pub fn from_bf16(shape: impl Into<Shape>, data: Vec<bf16>) -> Tensor {
-        let shape = shape.into();
-        assert_eq!(shape.len(), data.len(), "elements for shape {shape}");
-        Tensor { shape, data: Data::BF16(data) }
+        Tensor::host(shape.into(), data.len(), Data::BF16(data))
+    }
+
+    /// An f16 tensor from its elements. Panics when the length does not fit the shape.
+    pub fn from_f16(shape: impl Into<Shape>, data: Vec<f16>) -> Tensor {
+        Tensor::host(shape.into(), data.len(), Data::F16(data))
     }
 
     /// Token ids. Panics when the length does not fit the shape.
     pub fn from_u32(shape: impl Into<Shape>, data: Vec<u32>) -> Tensor {
-        let shape = shape.into();
-        assert_eq!(shape.len(), data.len(), "elements for shape {shape}");
-        Tensor { shape, data: Data::U32(data) }
+        Tensor::host(shape.into(), data.len(), Data::U32(data))
+    }
+
+    fn host(shape: Shape, len: usize, data: Data) -> Tensor {
+        assert_eq!(shape.len(), len, "elements for shape {shape}");
+        Tensor { shape, data }
     }
 
     /// Row-major dimensions.
@@ -152,16 +136,15 @@ impl Tensor {
 
     /// Element type.
     pub fn dtype(&self) -> DType {
-        match self.data {
-            Data::F32(_) => DType::F32,
-            Data::BF16(_) => DType::BF16,
-            Data::U32(_) => DType::U32,
-        }
+        self.view().dtype()
     }
 
     /// Where the memory is.
     pub fn device(&self) -> Device {
-        Device::Cpu
+        match &self.data {
+            Data::Cuda(b) => b.device(),
+            _ => Device::Cpu,
+        }
     }
 
     /// The same elements under another shape of the same length.
@@ -172,63 +155,149 @@ impl Tensor {
         self
     }
 
-    /// A copy with another float dtype, rounding to nearest even.
-    pub fn to_dtype(&self, dtype: DType) -> Tensor {
-        match (&self.data, dtype) {
-            (Data::F32(v), DType::BF16) => {
-                Tensor::from_bf16(self.shape, v.iter().map(|&x| bf16::from_f32(x)).collect())
+    /// A copy with another float dtype, rounding to nearest even, on the same device.
+    ///
+    /// Errors: no memory on the device. (On the host it cannot fail.)
+    pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
+        if let Data::Cuda(_) = &self.data {
+            let mut y = Tensor::empty_on(self.device(), self.shape, dtype)?;
+            crate::ops::copy::cast(self.view(), y.view_mut())?;
+            return Ok(y);
+        }
+        Ok(match (dtype, self.dtype()) {
+            (DType::U32, _) | (_, DType::U32) => self.clone(),
+            (to, from) if to == from => self.clone(),
+            (DType::F32, _) => Tensor::from_f32(self.shape, self.to_vec_f32()),
+            (DType::BF16, _) => {
+                Tensor::from_bf16(self.shape, self.to_vec_f32().iter().map(|&x| bf16::from_f32(x)).collect())
             }
-            (Data::BF16(v), DType::F32) => {
-                Tensor::from_f32(self.shape, v.iter().map(|x| x.to_f32()).collect())
+            (DType::F16, _) => {
+                Tensor::from_f16(self.shape, self.to_vec_f32().iter().map(|&x| f16::from_f32(x)).collect())
             }
-            _ => self.clone(),
+        })
+    }
+
+    /// A copy on another device (or the same one).
+    ///
+    /// Errors: no such device, no memory left there, a failed copy.
+    pub fn to_device(&self, device: Device) -> Result<Tensor> {
+        match (&self.data, device) {
+            (Data::Cuda(b), Device::Cpu) => {
+                let mut t = Tensor::empty(self.shape, self.dtype());
+                match &mut t.data {
+                    Data::F32(v) => b.read(v)?,
+                    Data::BF16(v) => b.read(v)?,
+                    Data::F16(v) => b.read(v)?,
+                    Data::U32(v) => b.read(v)?,
+                    Data::Cuda(_) => {}
+                }
+                Ok(t)
+            }
+            (Data::Cuda(_), d) if d != self.device() => self.to_device(Device::Cpu)?.to_device(d),
+            (Data::Cuda(_), _) => self.try_clone(),
+            (_, Device::Cpu) => Ok(self.clone()),
+            (_, Device::Cuda(i)) => {
+                let mut b = Buffer::new(i, self.len(), self.dtype())?;
+                match self.view().slice() {
+                    Slice::F32(v) => b.write(v)?,
+                    Slice::BF16(v) => b.write(v)?,
+                    Slice::F16(v) => b.write(v)?,
+                    Slice::U32(v) => b.write(v)?,
+                }
+                Ok(Tensor { shape: self.shape, data: Data::Cuda(b) })
+            }
         }
     }
 
-    /// Every element as f32, whatever the dtype.
-    pub fn to_vec_f32(&self) -> Vec<f32> {
+    /// A copy on the same device.
+    ///
+    /// Errors: no memory left there.
+    pub fn try_clone(&self) -> Result<Tensor> {
         match &self.data {
-            Data::F32(v) => v.clone(),
-            Data::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
-            Data::U32(v) => v.iter().map(|&x| x as f32).collect(),
+            Data::Cuda(b) => Ok(Tensor { shape: self.shape, data: Data::Cuda(b.try_clone()?) }),
+            _ => Ok(self.clone()),
         }
     }
 
-    /// The f32 elements. Panics for another dtype: the caller made the tensor.
+    /// Set every element to zero.
+    ///
+    /// Errors: a device that fails.
+    pub fn zero(&mut self) -> Result<()> {
+        match &mut self.data {
+            Data::F32(v) => v.fill(0.0),
+            Data::BF16(v) => v.fill(bf16::ZERO),
+            Data::F16(v) => v.fill(f16::ZERO),
+            Data::U32(v) => v.fill(0),
+            Data::Cuda(b) => b.zero(0, self.shape.len())?,
+        }
+        Ok(())
+    }
+
+    /// Set rows `start..end` of the outermost dimension to zero.
+    ///
+    /// Errors: a device that fails.
+    pub fn zero_rows(&mut self, start: usize, end: usize) -> Result<()> {
+        let row = self.row();
+        let (a, b) = (start * row, end * row);
+        match &mut self.data {
+            Data::F32(v) => v[a..b].fill(0.0),
+            Data::BF16(v) => v[a..b].fill(bf16::ZERO),
+            Data::F16(v) => v[a..b].fill(f16::ZERO),
+            Data::U32(v) => v[a..b].fill(0),
+            Data::Cuda(buffer) => buffer.zero(a, b)?,
+        }
+        Ok(())
+    }
+
+    /// Every element as f32, whatever the dtype. Panics for a tensor on a device: bring it to the host first.
+    pub fn to_vec_f32(&self) -> Vec<f32> {
+        match self.view().slice() {
+            Slice::F32(v) => v.to_vec(),
+            Slice::BF16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Slice::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Slice::U32(v) => v.iter().map(|&x| x as f32).collect(),
+        }
+    }
+
+    /// The f32 elements. Panics for another dtype or a device: the caller made the tensor.
     pub fn f32(&self) -> &[f32] {
         match &self.data {
             Data::F32(v) => v,
-            _ => panic!("an f32 tensor was expected, this one is {}", self.dtype()),
+            _ => panic!("an f32 host tensor was expected, this one is {} on {}", self.dtype(), self.device()),
         }
     }
 
-    /// The f32 elements, mutable. Panics for another dtype.
+    /// The f32 elements, mutable. Panics as [`Tensor::f32`].
     pub fn f32_mut(&mut self) -> &mut [f32] {
+        let (dtype, device) = (self.dtype(), self.device());
         match &mut self.data {
             Data::F32(v) => v,
-            Data::BF16(_) => panic!("an f32 tensor was expected, this one is bf16"),
-            Data::U32(_) => panic!("an f32 tensor was expected, this one is u32"),
+            _ => panic!("an f32 host tensor was expected, this one is {dtype} on {device}"),
         }
     }
 
     /// Borrow the whole.
     pub fn view(&self) -> View<'_> {
-        let data = match &self.data {
-            Data::F32(v) => Slice::F32(v),
-            Data::BF16(v) => Slice::BF16(v),
-            Data::U32(v) => Slice::U32(v),
+        let place = match &self.data {
+            Data::F32(v) => Place::Host(Slice::F32(v)),
+            Data::BF16(v) => Place::Host(Slice::BF16(v)),
+            Data::F16(v) => Place::Host(Slice::F16(v)),
+            Data::U32(v) => Place::Host(Slice::U32(v)),
+            Data::Cuda(b) => Place::Cuda(b.ptr()),
         };
-        View { shape: self.shape, data }
+        View { shape: self.shape, place }
     }
 
     /// Borrow the whole, mutable.
     pub fn view_mut(&mut self) -> ViewMut<'_> {
-        let data = match &mut self.data {
-            Data::F32(v) => SliceMut::F32(v),
-            Data::BF16(v) => SliceMut::BF16(v),
-            Data::U32(v) => SliceMut::U32(v),
+        let place = match &mut self.data {
+            Data::F32(v) => PlaceMut::Host(SliceMut::F32(v)),
+            Data::BF16(v) => PlaceMut::Host(SliceMut::BF16(v)),
+            Data::F16(v) => PlaceMut::Host(SliceMut::F16(v)),
+            Data::U32(v) => PlaceMut::Host(SliceMut::U32(v)),
+            Data::Cuda(b) => PlaceMut::Cuda(b.ptr_mut()),
         };
-        ViewMut { shape: self.shape, data }
+        ViewMut { shape: self.shape, place }
     }
 
     /// Rows `start..end` of the outermost dimension.
@@ -236,225 +305,55 @@ impl Tensor {
         self.view().rows(start, end)
     }
 
-    /// Append rows (the outermost dimension) of the same dtype and row length: how a KV cache grows.
-    pub fn extend(&mut self, rows: View<'_>) {
-        let row: usize = self.shape.dims[1..].iter().product();
+    /// Elements per row of the outermost dimension.
+    fn row(&self) -> usize {
+        self.shape.dims[1..].iter().product()
+    }
+
+    /// Append rows (the outermost dimension) of the same row length on the same device, converting floats to this
+    /// tensor's dtype: how a KV cache grows.
+    ///
+    /// Errors: no memory left on the device. Panics when the rows do not fit: the caller made both.
+    pub fn extend(&mut self, rows: View<'_>) -> Result<()> {
+        let row = self.row();
         assert_eq!(rows.shape.len() % row.max(1), 0, "rows of {row} elements");
-        match (&mut self.data, rows.data) {
+        let more = rows.shape.len() / row.max(1);
+        if let Data::Cuda(b) = &mut self.data {
+            let old = self.shape.len();
+            b.grow(old, old + rows.shape.len())?;
+            self.shape.dims[0] += more;
+            let new = self.shape.dims[0];
+            return crate::ops::copy::cast(rows, self.view_mut().rows(new - more, new).reshape(rows.shape));
+        }
+        match (&mut self.data, rows.slice()) {
             (Data::F32(a), Slice::F32(b)) => a.extend_from_slice(b),
             (Data::BF16(a), Slice::BF16(b)) => a.extend_from_slice(b),
-            (Data::BF16(a), Slice::F32(b)) => a.extend(b.iter().map(|&x| bf16::from_f32(x))),
-            (Data::F32(a), Slice::BF16(b)) => a.extend(b.iter().map(|x| x.to_f32())),
+            (Data::F16(a), Slice::F16(b)) => a.extend_from_slice(b),
             (Data::U32(a), Slice::U32(b)) => a.extend_from_slice(b),
-            _ => panic!("extend with another dtype"),
+            (Data::BF16(a), Slice::F32(b)) => a.extend(b.iter().map(|&x| bf16::from_f32(x))),
+            (Data::F16(a), Slice::F32(b)) => a.extend(b.iter().map(|&x| f16::from_f32(x))),
+            (Data::F32(a), Slice::BF16(b)) => a.extend(b.iter().map(|x| x.to_f32())),
+            (Data::F32(a), Slice::F16(b)) => a.extend(b.iter().map(|x| x.to_f32())),
+            _ => panic!("extend {} with {}", self.dtype(), rows.dtype()),
         }
-        self.shape.dims[0] += rows.shape.len() / row.max(1);
+        self.shape.dims[0] += more;
+        Ok(())
     }
 
     /// Drop the first `n` rows of the outermost dimension.
-    pub fn drop_front(&mut self, n: usize) {
-        let row: usize = self.shape.dims[1..].iter().product();
+    ///
+    /// Errors: no memory left on the device.
+    pub fn drop_front(&mut self, n: usize) -> Result<()> {
+        let row = self.row();
+        let len = self.shape.len();
         match &mut self.data {
             Data::F32(a) => drop(a.drain(..n * row)),
             Data::BF16(a) => drop(a.drain(..n * row)),
+            Data::F16(a) => drop(a.drain(..n * row)),
             Data::U32(a) => drop(a.drain(..n * row)),
+            Data::Cuda(b) => b.drop_front(n * row, len)?,
         }
         self.shape.dims[0] -= n;
-    }
-}
-
-/// Borrowed elements.
-#[derive(Clone, Copy, Debug)]
-pub enum Slice<'a> {
-    /// f32 elements.
-    F32(&'a [f32]),
-    /// bf16 elements.
-    BF16(&'a [bf16]),
-    /// u32 elements.
-    U32(&'a [u32]),
-}
-
-/// A borrowed contiguous tensor.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    shape: Shape,
-    data: Slice<'a>,
-}
-
-impl<'a> View<'a> {
-    /// A view of f32 elements. Panics when the length does not fit the shape.
-    pub fn from_f32(shape: impl Into<Shape>, data: &'a [f32]) -> View<'a> {
-        let shape = shape.into();
-        assert_eq!(shape.len(), data.len(), "elements for shape {shape}");
-        View { shape, data: Slice::F32(data) }
-    }
-
-    /// Row-major dimensions.
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    /// Row-major dimensions as an array of known rank.
-    pub fn dims<const N: usize>(&self, op: &'static str, arg: &'static str) -> Result<[usize; N]> {
-        self.shape.dims().try_into().map_err(|_| Error::Shape {
-            op,
-            arg,
-            got: self.shape,
-            want: format!("{N} dimensions"),
-        })
-    }
-
-    /// The elements.
-    pub fn slice(&self) -> Slice<'a> {
-        self.data
-    }
-
-    /// Element type.
-    pub fn dtype(&self) -> DType {
-        match self.data {
-            Slice::F32(_) => DType::F32,
-            Slice::BF16(_) => DType::BF16,
-            Slice::U32(_) => DType::U32,
-        }
-    }
-
-    /// The device the memory is on.
-    pub fn device(&self) -> Device {
-        Device::Cpu
-    }
-
-    /// Rows `start..end` of the outermost dimension.
-    pub fn rows(&self, start: usize, end: usize) -> View<'a> {
-        let row: usize = self.shape.dims[1..].iter().product();
-        let (a, b) = (start * row, end * row);
-        let data = match self.data {
-            Slice::F32(v) => Slice::F32(&v[a..b]),
-            Slice::BF16(v) => Slice::BF16(&v[a..b]),
-            Slice::U32(v) => Slice::U32(&v[a..b]),
-        };
-        let mut shape = self.shape;
-        shape.dims[0] = end - start;
-        View { shape, data }
-    }
-
-    /// The same elements under another shape of the same length.
-    pub fn reshape(mut self, shape: impl Into<Shape>) -> View<'a> {
-        let shape = shape.into();
-        assert_eq!(shape.len(), self.shape.len(), "reshape {} to {shape}", self.shape);
-        self.shape = shape;
-        self
-    }
-
-    /// Checks for f32 and the exact shape; the elements.
-    pub fn expect_f32(&self, op: &'static str, arg: &'static str, want: &[usize]) -> Result<&'a [f32]> {
-        self.expect_shape(op, arg, want)?;
-        match self.data {
-            Slice::F32(v) => Ok(v),
-            _ => Err(Error::DType { op, arg, got: self.dtype(), want: "f32" }),
-        }
-    }
-
-    /// Checks for u32 and the exact shape; the elements.
-    pub fn expect_u32(&self, op: &'static str, arg: &'static str, want: &[usize]) -> Result<&'a [u32]> {
-        self.expect_shape(op, arg, want)?;
-        match self.data {
-            Slice::U32(v) => Ok(v),
-            _ => Err(Error::DType { op, arg, got: self.dtype(), want: "u32" }),
-        }
-    }
-
-    /// Checks the exact shape.
-    pub fn expect_shape(&self, op: &'static str, arg: &'static str, want: &[usize]) -> Result<()> {
-        if self.shape.dims() != want {
-            return Err(Error::Shape { op, arg, got: self.shape, want: format!("{want:?}") });
-        }
         Ok(())
-    }
-}
-
-/// Mutably borrowed elements.
-#[derive(Debug)]
-pub enum SliceMut<'a> {
-    /// f32 elements.
-    F32(&'a mut [f32]),
-    /// bf16 elements.
-    BF16(&'a mut [bf16]),
-    /// u32 elements.
-    U32(&'a mut [u32]),
-}
-
-/// A mutably borrowed contiguous tensor.
-#[derive(Debug)]
-pub struct ViewMut<'a> {
-    shape: Shape,
-    data: SliceMut<'a>,
-}
-
-impl<'a> ViewMut<'a> {
-    /// A view of f32 elements. Panics when the length does not fit the shape.
-    pub fn from_f32(shape: impl Into<Shape>, data: &'a mut [f32]) -> ViewMut<'a> {
-        let shape = shape.into();
-        assert_eq!(shape.len(), data.len(), "elements for shape {shape}");
-        ViewMut { shape, data: SliceMut::F32(data) }
-    }
-
-    /// Row-major dimensions.
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    /// Element type.
-    pub fn dtype(&self) -> DType {
-        match self.data {
-            SliceMut::F32(_) => DType::F32,
-            SliceMut::BF16(_) => DType::BF16,
-            SliceMut::U32(_) => DType::U32,
-        }
-    }
-
-    /// Rows `start..end` of the outermost dimension.
-    pub fn rows(self, start: usize, end: usize) -> ViewMut<'a> {
-        let row: usize = self.shape.dims[1..].iter().product();
-        let (a, b) = (start * row, end * row);
-        let data = match self.data {
-            SliceMut::F32(v) => SliceMut::F32(&mut v[a..b]),
-            SliceMut::BF16(v) => SliceMut::BF16(&mut v[a..b]),
-            SliceMut::U32(v) => SliceMut::U32(&mut v[a..b]),
-        };
-        let mut shape = self.shape;
-        shape.dims[0] = end - start;
-        ViewMut { shape, data }
-    }
-
-    /// The same elements under another shape of the same length.
-    pub fn reshape(mut self, shape: impl Into<Shape>) -> ViewMut<'a> {
-        let shape = shape.into();
-        assert_eq!(shape.len(), self.shape.len(), "reshape {} to {shape}", self.shape);
-        self.shape = shape;
-        self
-    }
-
-    /// Checks for f32 and the exact shape; the elements.
-    pub fn expect_f32(self, op: &'static str, arg: &'static str, want: &[usize]) -> Result<&'a mut [f32]> {
-        if self.shape.dims() != want {
-            return Err(Error::Shape { op, arg, got: self.shape, want: format!("{want:?}") });
-        }
-        let got = self.dtype();
-        match self.data {
-            SliceMut::F32(v) => Ok(v),
-            _ => Err(Error::DType { op, arg, got, want: "f32" }),
-        }
-    }
-
-    /// Checks for u32 and the exact shape; the elements.
-    pub fn expect_u32(self, op: &'static str, arg: &'static str, want: &[usize]) -> Result<&'a mut [u32]> {
-        if self.shape.dims() != want {
-            return Err(Error::Shape { op, arg, got: self.shape, want: format!("{want:?}") });
-        }
-        let got = self.dtype();
-        match self.data {
-            SliceMut::U32(v) => Ok(v),
-            _ => Err(Error::DType { op, arg, got, want: "u32" }),
-        }
     }
 }

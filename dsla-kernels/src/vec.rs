@@ -2,7 +2,7 @@
 
 use crate::multiversion;
 use crate::simd::{exp, madd};
-use crate::{Slice, View, bf16};
+use crate::{DType, Device, Slice, View, bf16};
 
 multiversion! {
     /// y += a x.
@@ -127,15 +127,15 @@ pub(crate) fn head_rows(x: &View, g: usize, start: usize, n: usize, dst: &mut [f
         match x.slice() {
             Slice::F32(v) => out.copy_from_slice(&v[at..at + d]),
             Slice::BF16(v) => widen(&v[at..at + d], out),
-            Slice::U32(_) => unreachable!("dtypes were checked"),
+            Slice::F16(_) | Slice::U32(_) => unreachable!("dtypes were checked"),
         }
     }
 }
 
 /// Checks for f32 or bf16.
 pub(crate) fn expect_float(x: &View, op: &'static str, arg: &'static str) -> crate::Result<()> {
-    match x.slice() {
-        Slice::U32(_) => Err(crate::Error::DType { op, arg, got: x.dtype(), want: "f32 or bf16" }),
-        _ => Ok(()),
+    match (x.device(), x.dtype()) {
+        (_, DType::F32 | DType::BF16) | (Device::Cuda(_), DType::F16) => Ok(()),
+        (_, got) => Err(crate::Error::DType { op, arg, got, want: "f32 or bf16" }),
     }
 }

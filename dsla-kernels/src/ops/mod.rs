@@ -9,6 +9,13 @@ macro_rules! ops {
         pub fn all() -> Vec<(&'static str, Vec<crate::case::Case>)> {
             vec![$((stringify!($name), $name::cases::cases())),*]
         }
+
+        /// Every PTX source, with its op.
+        pub fn sources() -> Vec<(&'static str, &'static crate::cuda::Source)> {
+            let mut all = vec![];
+            $(all.extend($name::cuda::SOURCES.iter().map(|s| (stringify!($name), *s)));)*
+            all
+        }
     };
 }
 
@@ -25,6 +32,8 @@ ops! {
     linear,
     /// Root-mean-square normalisation.
     rms_norm,
+    /// Copies that change dtype, place or order.
+    copy,
     /// AdamW steps.
     adamw,
     /// Cross-entropy of a softmax.

@@ -44,7 +44,7 @@ fn rms(x: impl Iterator<Item = f64>) -> f64 {
     (s / n.max(1) as f64).sqrt()
 }
 
-/// One case at one level by the 2x rule, on the maximum and on the root mean square of the error.
+/// One case at one level by the 2x rule.
 pub fn check(op: &str, case: &Case, level: Level) {
     let x = inputs_f64(case);
     let truth = (case.spec)(Precision::F64, &x);
@@ -52,12 +52,17 @@ pub fn check(op: &str, case: &Case, level: Level) {
     assert_eq!(simd::force(level), level);
     let got = (case.run)(&tensors(case)).unwrap_or_else(|e| panic!("{op} {} {level:?}: {e}", case.id));
     simd::force(*LEVELS.last().unwrap());
+    compare(op, case, &format!("{level:?}"), &got, &truth, &same);
+}
+
+/// Outputs against the truth by the 2x rule, on the maximum and on the root mean square of the error.
+pub fn compare(op: &str, case: &Case, level: &str, got: &[Tensor], truth: &[Vec<f64>], same: &[Vec<f64>]) {
     assert_eq!(got.len(), truth.len(), "{op} {}: outputs", case.id);
     for (o, got) in got.iter().enumerate() {
         let (got, truth, same) = (as_f64(got), &truth[o], &same[o]);
         assert_eq!(got.len(), truth.len(), "{op} {} output {o}: length", case.id);
         let finite = got.iter().zip(truth).all(|(g, t)| g.is_finite() || (g == t));
-        assert!(finite, "{op} {} {level:?} output {o}: not finite where the specification is", case.id);
+        assert!(finite, "{op} {} {level} output {o}: not finite where the specification is", case.id);
         let err = |a: &[f64]| {
             a.iter().zip(truth).map(|(a, t)| if a == t { 0.0 } else { a - t }).collect::<Vec<_>>()
         };
@@ -69,13 +74,13 @@ pub fn check(op: &str, case: &Case, level: Level) {
         let (rg, rs) = (rms(eg.iter().copied()), rms(es.iter().copied()));
         assert!(
             rg <= 2.0 * rs + 2.0 * eps * scale,
-            "{op} {} {level:?} output {o}: rms error {rg:e}, same-dtype specification {rs:e}, scale {scale:e}",
+            "{op} {} {level} output {o}: rms error {rg:e}, same-dtype specification {rs:e}, scale {scale:e}",
             case.id
         );
         let (mg, ms) = (max(&eg), max(&es));
         assert!(
             mg <= 2.0 * ms + 4.0 * eps * peak,
-            "{op} {} {level:?} output {o}: max error {mg:e}, same-dtype specification {ms:e}, peak {peak:e}",
+            "{op} {} {level} output {o}: max error {mg:e}, same-dtype specification {ms:e}, peak {peak:e}",
             case.id
         );
     }

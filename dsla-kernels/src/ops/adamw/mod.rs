@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 #[cfg(test)]
 mod tests;
@@ -47,8 +48,6 @@ pub fn step(param: ViewMut, grad: View, m: ViewMut, v: ViewMut, options: &AdamW)
             return Err(Error::Argument { op: OP, arg, got: beta.to_string(), want: "in [0, 1)".into() });
         }
     }
-    match grad.device() {
-        Device::Cpu => cpu::step(params, grads, ms, vs, options),
-    }
+    cpu::step(params, grads, ms, vs, options);
     Ok(())
 }

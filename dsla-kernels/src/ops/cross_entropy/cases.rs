@@ -21,12 +21,12 @@ fn case(t: usize, v: usize, scale: f64) -> Case {
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], v)]),
         run: Box::new(move |x| {
-            let mut loss = Tensor::empty([t], DType::F32);
+            let mut loss = Tensor::empty_on(x[0].device(), [t], DType::F32)?;
             forward(x[0].view(), x[1].view(), loss.view_mut())?;
             Ok(vec![loss])
         }),
         backward: Some(Box::new(move |x, d| {
-            let mut dx = Tensor::empty(x[0].shape(), DType::F32);
+            let mut dx = Tensor::empty_on(x[0].device(), x[0].shape(), DType::F32)?;
             backward(x[0].view(), x[1].view(), d[0].view(), dx.view_mut())?;
             Ok(vec![Some(dx), None])
         })),

@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 pub(crate) mod rows;
 #[cfg(test)]
@@ -23,9 +24,7 @@ pub fn forward(logits: View, targets: View, loss: ViewMut) -> Result<()> {
     let targets = targets.expect_u32(OP, "targets", &[t])?;
     let losses = loss.expect_f32(OP, "loss", &[t])?;
     check_below(OP, "targets", targets, v)?;
-    match logits.device() {
-        Device::Cpu => cpu::forward(xs, targets, losses, v),
-    }
+    cpu::forward(xs, targets, losses, v);
     Ok(())
 }
 
@@ -40,8 +39,6 @@ pub fn backward(logits: View, targets: View, dloss: View, dlogits: ViewMut) -> R
     let dlosses = dloss.expect_f32(OP, "dloss", &[t])?;
     let ds = dlogits.expect_f32(OP, "dlogits", &[t, v])?;
     check_below(OP, "targets", targets, v)?;
-    match logits.device() {
-        Device::Cpu => cpu::backward(xs, targets, dlosses, ds, v),
-    }
+    cpu::backward(xs, targets, dlosses, ds, v);
     Ok(())
 }

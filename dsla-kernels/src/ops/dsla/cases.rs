@@ -83,20 +83,21 @@ fn case(n: Dims, normalizer: Normalizer) -> Case {
         }),
         run: Box::new(move |x| {
             let (mut s, mut z) = (x[11].clone(), x[12].clone());
-            let mut out = Tensor::empty([t, h, d], DType::F32);
+            let mut out = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
             forward(&view(x, w, position, normalizer), State { s: s.view_mut(), z: z.view_mut() }, None, out.view_mut())?;
             Ok(vec![out, s, z])
         }),
         backward: Some(Box::new(move |x, d_outs| {
             let a = view(x, w, position, normalizer);
             let (mut s, mut z) = (x[11].clone(), x[12].clone());
-            let mut out = Tensor::empty([t, h, d], DType::F32);
-            let (mut den, mut peak) = (Tensor::empty([t, h], DType::F32), Tensor::empty([t, h], DType::F32));
+            let mut out = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
+            let (mut den, mut peak) = (Tensor::empty_on(x[0].device(), [t, h], DType::F32)?, Tensor::empty_on(x[0].device(), [t, h], DType::F32)?);
             let saved = Saved { den: den.view_mut(), peak: peak.view_mut() };
             forward(&a, State { s: s.view_mut(), z: z.view_mut() }, Some(saved), out.view_mut())?;
-            let mut g: Vec<Tensor> = x.iter().map(|x| Tensor::empty(x.shape(), DType::F32)).collect();
+            let empty = |x: &Tensor| Tensor::empty_on(x.device(), x.shape(), DType::F32);
+            let mut g = x.iter().map(empty).collect::<crate::Result<Vec<Tensor>>>()?;
             for i in [8, 9, 10] {
-                g[i] = Tensor::zeros(x[i].shape(), DType::F32);
+                g[i] = Tensor::zeros_on(x[0].device(), x[i].shape(), DType::F32)?;
             }
             (g[11], g[12]) = (d_outs[1].clone(), d_outs[2].clone());
             let mut views = g.iter_mut().map(Tensor::view_mut);

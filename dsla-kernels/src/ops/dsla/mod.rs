@@ -23,6 +23,7 @@ mod backward;
 pub mod cases;
 mod chunk;
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 mod step;
 
@@ -184,9 +185,7 @@ pub fn forward(args: &Args, state: State, saved: Option<Saved>, out: ViewMut) ->
         Some(x) => Some((x.den.expect_f32(OP, "den", &[n.t, n.h])?, x.peak.expect_f32(OP, "peak", &[n.t, n.h])?)),
         None => None,
     };
-    match args.q.device() {
-        Device::Cpu => cpu::forward(args, n, s, z, saved, out),
-    }
+    cpu::forward(args, n, s, z, saved, out);
     Ok(())
 }
 
@@ -205,9 +204,7 @@ pub fn fold(phi_k: View, v: View, log_decay: View, state: State) -> Result<()> {
     log_decay.expect_f32(OP, "log_decay", &[l, 2, g, e])?;
     let s = state.s.expect_f32(OP, "s", &[2, g, f, d])?;
     let z = state.z.expect_f32(OP, "z", &[2, g, f])?;
-    match v.device() {
-        Device::Cpu => cpu::fold(phi_k, v, log_decay, Dims { t: 0, r: 0, l, h: g, g, d, f, e, w: 0, n: 0, position: 0 }, s, z),
-    }
+    cpu::fold(phi_k, v, log_decay, Dims { t: 0, r: 0, l, h: g, g, d, f, e, w: 0, n: 0, position: 0 }, s, z);
     Ok(())
 }
 
@@ -267,8 +264,6 @@ pub fn backward(args: &Args, s0: View, z0: View, den: View, peak: View, out: Vie
             None => None,
         },
     };
-    match args.q.device() {
-        Device::Cpu => backward::backward(args, n, fwd, into),
-    }
+    backward::backward(args, n, fwd, into);
     Ok(())
 }

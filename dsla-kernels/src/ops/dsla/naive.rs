@@ -45,11 +45,11 @@ pub fn forward<R: Real>(x: &Inputs<R>, n: Dims, normalizer: Normalizer) -> [Vec<
                     for a in 0..f {
                         let gate = ((i * 2 + state) * g + kv) * e + if e == 1 { 0 } else { a };
                         let decay = x.log_decay[gate].exp();
-                        let key = x.phi_k[(i * g + kv) * f + a];
+                        let key = x.phi_k[(i * g + kv) * f + a].model();
                         let at = (state * g + kv) * f + a;
                         z[at] = decay * z[at] + key;
                         for b in 0..d {
-                            s[at * d + b] = decay * s[at * d + b] + key * x.v[(i * g + kv) * d + b];
+                            s[at * d + b] = decay * s[at * d + b] + key * x.v[(i * g + kv) * d + b].model();
                         }
                     }
                 }
@@ -71,7 +71,7 @@ pub fn forward<R: Real>(x: &Inputs<R>, n: Dims, normalizer: Normalizer) -> [Vec<
                 let score = |k: &[R]| {
                     let mut sum = R::zero();
                     for b in 0..d {
-                        sum += x.q[(time * h + head) * d + b] * k[b];
+                        sum += x.q[(time * h + head) * d + b].model() * k[b].model();
                     }
                     sum / R::of(d as f64).sqrt()
                 };
@@ -80,7 +80,7 @@ pub fn forward<R: Real>(x: &Inputs<R>, n: Dims, normalizer: Normalizer) -> [Vec<
                     let a = (score(k) - peak).exp();
                     den += a;
                     for b in 0..d {
-                        num[b] += a * v[b];
+                        num[b] += a.model() * v[b].model();
                     }
                 }
                 let log = x.mix[head] - x.slope[head] * peak;
@@ -92,10 +92,10 @@ pub fn forward<R: Real>(x: &Inputs<R>, n: Dims, normalizer: Normalizer) -> [Vec<
             for state in 0..2 {
                 for a in 0..f {
                     let at = (state * g + kv) * f + a;
-                    let read = weight * x.gamma[state * h + head] * x.phi_q[(time * h + head) * f + a];
+                    let read = weight * x.gamma[state * h + head] * x.phi_q[(time * h + head) * f + a].model();
                     den += read * z[at];
                     for b in 0..d {
-                        num[b] += read * s[at * d + b];
+                        num[b] += read * s[at * d + b].model();
                     }
                 }
             }

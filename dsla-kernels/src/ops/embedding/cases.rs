@@ -25,12 +25,12 @@ fn case(v: usize, t: usize, c: usize, dtype: DType) -> Case {
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], c)]),
         run: Box::new(move |x| {
-            let mut y = Tensor::empty([t, c], DType::F32);
+            let mut y = Tensor::empty_on(x[0].device(), [t, c], DType::F32)?;
             forward(x[0].view(), x[1].view(), y.view_mut())?;
             Ok(vec![y])
         }),
         backward: Some(Box::new(move |x, d| {
-            let mut dtable = Tensor::zeros(x[0].shape(), DType::F32);
+            let mut dtable = Tensor::zeros_on(x[0].device(), x[0].shape(), DType::F32)?;
             backward(x[1].view(), d[0].view(), dtable.view_mut())?;
             Ok(vec![Some(dtable), None])
         })),

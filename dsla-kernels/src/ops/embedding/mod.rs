@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 #[cfg(test)]
 mod tests;
@@ -19,10 +20,10 @@ pub fn forward(table: View, ids: View, y: ViewMut) -> Result<()> {
     let ids = ids.expect_u32(OP, "ids", &[t])?;
     let ys = y.expect_f32(OP, "y", &[t, c])?;
     check_below(OP, "ids", ids, v)?;
-    match (table.device(), table.slice()) {
-        (Device::Cpu, Slice::F32(table)) => cpu::forward_f32(table, ids, ys, c),
-        (Device::Cpu, Slice::BF16(table)) => cpu::forward_bf16(table, ids, ys, c),
-        (_, Slice::U32(_)) => {
+    match table.slice() {
+        Slice::F32(table) => cpu::forward_f32(table, ids, ys, c),
+        Slice::BF16(table) => cpu::forward_bf16(table, ids, ys, c),
+        Slice::F16(_) | Slice::U32(_) => {
             let got = table.dtype();
             return Err(Error::DType { op: OP, arg: "table", got, want: "f32 or bf16" });
         }
@@ -41,9 +42,7 @@ pub fn backward(ids: View, dy: View, dtable: ViewMut) -> Result<()> {
     let v = dtable.shape().dims().first().copied().unwrap_or(0);
     let dtables = dtable.expect_f32(OP, "dtable", &[v, c])?;
     check_below(OP, "ids", ids, v)?;
-    match dy.device() {
-        Device::Cpu => cpu::backward(ids, dys, dtables, v, c),
-    }
+    cpu::backward(ids, dys, dtables, v, c);
     Ok(())
 }
 

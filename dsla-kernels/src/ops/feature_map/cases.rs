@@ -22,15 +22,15 @@ fn case(t: usize, h: usize, d: usize, dtype: DType) -> Case {
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], h, d)]),
         run: Box::new(move |x| {
-            let mut y = Tensor::empty([t, h, 2 * d], DType::F32);
+            let mut y = Tensor::empty_on(x[0].device(), [t, h, 2 * d], DType::F32)?;
             forward(x[0].view(), x[1].view(), y.view_mut())?;
             Ok(vec![y])
         }),
         backward: Some(Box::new(move |x, dy| {
-            let mut y = Tensor::empty([t, h, 2 * d], DType::F32);
+            let mut y = Tensor::empty_on(x[0].device(), [t, h, 2 * d], DType::F32)?;
             forward(x[0].view(), x[1].view(), y.view_mut())?;
-            let mut dw = Tensor::zeros([h, d, d], DType::F32);
-            let mut du = Tensor::empty([t, h, d], DType::F32);
+            let mut dw = Tensor::zeros_on(x[0].device(), [h, d, d], DType::F32)?;
+            let mut du = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
             backward(x[0].view(), x[1].view(), y.view(), dy[0].view(), dw.view_mut(), Some(du.view_mut()))?;
             Ok(vec![Some(du), Some(dw)])
         })),

@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 
 use crate::vec::expect_float;
@@ -15,9 +16,7 @@ pub fn forward(u: View, w: View, y: ViewMut) -> Result<()> {
     expect_float(&u, OP, "u")?;
     let ws = w.expect_f32(OP, "w", &[h, d, d])?;
     let ys = y.expect_f32(OP, "y", &[t, h, 2 * d])?;
-    match u.device() {
-        Device::Cpu => cpu::forward(u, ws, ys, [t, h, d]),
-    }
+    cpu::forward(u, ws, ys, [t, h, d]);
     Ok(())
 }
 
@@ -29,8 +28,6 @@ pub fn backward(u: View, w: View, y: View, dy: View, dw: ViewMut, du: Option<Vie
     let (ys, dys) = (y.expect_f32(OP, "y", &[t, h, 2 * d])?, dy.expect_f32(OP, "dy", &[t, h, 2 * d])?);
     let dws = dw.expect_f32(OP, "dw", &[h, d, d])?;
     let dus = du.map(|x| x.expect_f32(OP, "du", &[t, h, d])).transpose()?;
-    match u.device() {
-        Device::Cpu => cpu::backward(u, ws, ys, dys, dws, dus, [t, h, d]),
-    }
+    cpu::backward(u, ws, ys, dys, dws, dus, [t, h, d]);
     Ok(())
 }

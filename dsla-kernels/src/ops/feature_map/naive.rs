@@ -11,7 +11,7 @@ pub fn forward<R: Real>(u: &[R], w: &[R], h: usize, d: usize) -> Vec<R> {
             .map(|j| {
                 let mut sum = R::zero();
                 for i in 0..d {
-                    sum += row[i] * w[i * d + j];
+                    sum += row[i].model() * w[i * d + j].model();
                 }
                 sum
             })

@@ -29,15 +29,15 @@ fn case(n: Dims, scale: f32) -> Case {
         ],
         spec: spec!(f32, |v| vec![naive::forward(&v[0], &v[1], &v[2], <R as Real>::of(scale as f64), n)]),
         run: Box::new(move |v| {
-            let mut y = Tensor::empty([t, 2, g, e], DType::F32);
+            let mut y = Tensor::empty_on(v[0].device(), [t, 2, g, e], DType::F32)?;
             forward(v[0].view(), v[1].view(), v[2].view(), scale, y.view_mut())?;
             Ok(vec![y])
         }),
         backward: Some(Box::new(move |v, dy| {
-            let mut y = Tensor::empty([t, 2, g, e], DType::F32);
+            let mut y = Tensor::empty_on(v[0].device(), [t, 2, g, e], DType::F32)?;
             forward(v[0].view(), v[1].view(), v[2].view(), scale, y.view_mut())?;
-            let mut dx = Tensor::empty(v[0].shape(), DType::F32);
-            let (mut dw, mut db) = (Tensor::zeros(v[1].shape(), DType::F32), Tensor::zeros(v[2].shape(), DType::F32));
+            let mut dx = Tensor::empty_on(v[0].device(), v[0].shape(), DType::F32)?;
+            let (mut dw, mut db) = (Tensor::zeros_on(v[0].device(), v[1].shape(), DType::F32)?, Tensor::zeros_on(v[0].device(), v[2].shape(), DType::F32)?);
             backward(v[0].view(), v[1].view(), scale, y.view(), dy[0].view(), dw.view_mut(), db.view_mut(), Some(dx.view_mut()))?;
             Ok(vec![Some(dx), Some(dw), Some(db)])
         })),

@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 
 use crate::{Device, Error, Result, View, ViewMut};
@@ -41,9 +42,7 @@ pub fn forward(x: View, w: View, b: View, scale: f32, y: ViewMut) -> Result<()> 
     let ws = w.expect_f32(OP, "w", &[2, n.g, n.e, n.k])?;
     let bs = b.expect_f32(OP, "b", &[2, n.g, n.e])?;
     let ys = y.expect_f32(OP, "y", &[n.t, 2, n.g, n.e])?;
-    match x.device() {
-        Device::Cpu => cpu::forward(xs, ws, bs, scale, ys, n),
-    }
+    cpu::forward(xs, ws, bs, scale, ys, n);
     Ok(())
 }
 
@@ -56,8 +55,6 @@ pub fn backward(x: View, w: View, scale: f32, y: View, dy: View, dw: ViewMut, db
     let dws = dw.expect_f32(OP, "dw", &[2, n.g, n.e, n.k])?;
     let dbs = db.expect_f32(OP, "db", &[2, n.g, n.e])?;
     let dxs = dx.map(|d| d.expect_f32(OP, "dx", &[n.t, n.x, n.k])).transpose()?;
-    match x.device() {
-        Device::Cpu => cpu::backward(xs, ws, scale, ys, dys, dws, dbs, dxs, n),
-    }
+    cpu::backward(xs, ws, scale, ys, dys, dws, dbs, dxs, n);
     Ok(())
 }

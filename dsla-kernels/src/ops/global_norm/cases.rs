@@ -16,7 +16,7 @@ fn case(n: usize, scale: f64) -> Case {
         inputs: vec![Input { name: "x", tensor: rng.tensor(&[n], scale, DType::F32) }],
         spec: spec!(f32, |x| vec![naive::forward(&x[0])]),
         run: Box::new(move |x| {
-            let mut out = Tensor::empty([1], DType::F32);
+            let mut out = Tensor::empty_on(x[0].device(), [1], DType::F32)?;
             forward(x[0].view(), out.view_mut())?;
             Ok(vec![out])
         }),

@@ -32,12 +32,12 @@ fn case(t: usize, v: usize, scale: f64, distance: f64) -> Case {
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], v)]),
         run: Box::new(move |x| {
-            let mut kl = Tensor::empty([t], DType::F32);
+            let mut kl = Tensor::empty_on(x[0].device(), [t], DType::F32)?;
             forward(x[0].view(), x[1].view(), kl.view_mut())?;
             Ok(vec![kl])
         }),
         backward: Some(Box::new(move |x, d| {
-            let mut ds = Tensor::empty(x[1].shape(), DType::F32);
+            let mut ds = Tensor::empty_on(x[0].device(), x[1].shape(), DType::F32)?;
             backward(x[0].view(), x[1].view(), d[0].view(), ds.view_mut())?;
             Ok(vec![None, Some(ds)])
         })),

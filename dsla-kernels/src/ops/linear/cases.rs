@@ -36,16 +36,16 @@ fn case(dtype: DType, m: usize, n: usize, k: usize, bias: bool, add: bool) -> Ca
         ],
         spec,
         run: Box::new(move |x| {
-            let mut y = if add { x[3].clone() } else { Tensor::empty(x[3].shape(), DType::F32) };
+            let mut y = if add { x[3].clone() } else { Tensor::empty_on(x[0].device(), x[3].shape(), DType::F32)? };
             forward(x[0].view(), &Packed::new(x[1].view())?, bias.then(|| x[2].view()), into, y.view_mut())?;
             Ok(vec![y])
         }),
         // The gradient through a bf16 product is that of the rounded function only to bf16: checked in f32.
         backward: (dtype == DType::F32).then(|| -> crate::case::Backward {
             Box::new(move |x, d| {
-                let mut dx = Tensor::empty(x[0].shape(), DType::F32);
+                let mut dx = Tensor::empty_on(x[0].device(), x[0].shape(), DType::F32)?;
                 forward(d[0].view(), &Packed::transposed(x[1].view())?, None, Into::Store, dx.view_mut())?;
-                let mut dw = Tensor::zeros(x[1].shape(), DType::F32);
+                let mut dw = Tensor::zeros_on(x[0].device(), x[1].shape(), DType::F32)?;
                 backward_weight(x[0].view(), d[0].view(), dw.view_mut())?;
                 Ok(vec![Some(dx), Some(dw), None, None])
             })

@@ -4,6 +4,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -33,9 +34,7 @@ pub fn forward(x: View, w: &Packed, bias: Option<View>, into: Into, y: ViewMut) 
     let xs = x.expect_f32(OP, "x", &[m, k])?;
     let bias = bias.map(|b| b.expect_f32(OP, "bias", &[w.n()])).transpose()?;
     let ys = y.expect_f32(OP, "y", &[m, w.n()])?;
-    match x.device() {
-        crate::Device::Cpu => cpu::forward(xs, m, w, bias, into, ys),
-    }
+    cpu::forward(xs, m, w, bias, into, ys);
     Ok(())
 }
 
@@ -45,8 +44,6 @@ pub fn backward_weight(x: View, dy: View, dw: ViewMut) -> Result<()> {
     let ([m, k], [_, n]) = (x.dims(OP, "x")?, dy.dims(OP, "dy")?);
     let (xs, dys) = (x.expect_f32(OP, "x", &[m, k])?, dy.expect_f32(OP, "dy", &[m, n])?);
     let dws = dw.expect_f32(OP, "dw", &[n, k])?;
-    match x.device() {
-        crate::Device::Cpu => cpu::backward_weight(xs, dys, m, n, k, dws),
-    }
+    cpu::backward_weight(xs, dys, m, n, k, dws);
     Ok(())
 }

@@ -64,8 +64,8 @@ impl Packed {
                 });
                 Panels::BF16(lines)
             }
-            Slice::U32(_) => {
-                return Err(Error::DType { op: "linear", arg: "w", got: DType::U32, want: "f32 or bf16" });
+            Slice::F16(_) | Slice::U32(_) => {
+                return Err(Error::DType { op: "linear", arg: "w", got: w.dtype(), want: "f32 or bf16" });
             }
         };
         Ok(Packed { n, k, data })

@@ -19,12 +19,12 @@ fn case(t: usize, c: usize) -> Case {
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], c)]),
         run: Box::new(move |x| {
-            let mut loss = Tensor::empty([1], DType::F32);
+            let mut loss = Tensor::empty_on(x[0].device(), [1], DType::F32)?;
             forward(x[0].view(), x[1].view(), loss.view_mut())?;
             Ok(vec![loss])
         }),
         backward: Some(Box::new(move |x, d| {
-            let mut dy = Tensor::empty(x[0].shape(), DType::F32);
+            let mut dy = Tensor::empty_on(x[0].device(), x[0].shape(), DType::F32)?;
             backward(x[0].view(), x[1].view(), d[0].view(), dy.view_mut())?;
             Ok(vec![Some(dy), None])
         })),

@@ -3,6 +3,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 #[cfg(test)]
 mod tests;
@@ -20,9 +21,7 @@ pub fn forward(y: View, target: View, loss: ViewMut) -> Result<()> {
     let ys = y.expect_f32(OP, "y", &[t, c])?;
     let targets = target.expect_f32(OP, "target", &[t, c])?;
     let losses = loss.expect_f32(OP, "loss", &[1])?;
-    match y.device() {
-        Device::Cpu => losses[0] = cpu::forward(ys, targets, c),
-    }
+    losses[0] = cpu::forward(ys, targets, c);
     Ok(())
 }
 
@@ -36,8 +35,6 @@ pub fn backward(y: View, target: View, dloss: View, dy: ViewMut) -> Result<()> {
     let targets = target.expect_f32(OP, "target", &[t, c])?;
     let dlosses = dloss.expect_f32(OP, "dloss", &[1])?;
     let dys = dy.expect_f32(OP, "dy", &[t, c])?;
-    match y.device() {
-        Device::Cpu => cpu::backward(ys, targets, dlosses[0], dys, c),
-    }
+    cpu::backward(ys, targets, dlosses[0], dys, c);
     Ok(())
 }

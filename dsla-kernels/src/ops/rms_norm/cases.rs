@@ -20,13 +20,13 @@ fn case(t: usize, c: usize) -> Case {
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], <R as crate::real::Real>::of(eps as f64))]),
         run: Box::new(move |x| {
-            let mut y = Tensor::empty(x[0].shape(), DType::F32);
+            let mut y = Tensor::empty_on(x[0].device(), x[0].shape(), DType::F32)?;
             forward(x[0].view(), x[1].view(), eps, y.view_mut())?;
             Ok(vec![y])
         }),
         backward: Some(Box::new(move |x, d| {
-            let mut dx = Tensor::empty(x[0].shape(), DType::F32);
-            let mut dw = Tensor::zeros(x[1].shape(), DType::F32);
+            let mut dx = Tensor::empty_on(x[0].device(), x[0].shape(), DType::F32)?;
+            let mut dw = Tensor::zeros_on(x[0].device(), x[1].shape(), DType::F32)?;
             backward(x[0].view(), x[1].view(), eps, d[0].view(), dx.view_mut(), Some(dw.view_mut()))?;
             Ok(vec![Some(dx), Some(dw)])
         })),

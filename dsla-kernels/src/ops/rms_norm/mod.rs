@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 
 use crate::{Device, Result, View, ViewMut};
@@ -9,25 +10,27 @@ use crate::{Device, Result, View, ViewMut};
 const OP: &str = "rms_norm";
 
 /// `y = x / sqrt(mean(x^2) + eps) * w`. x, y: [T, C] f32; w: [C] f32.
-pub fn forward(x: View, w: View, eps: f32, y: ViewMut) -> Result<()> {
+pub fn forward(x: View, w: View, eps: f32, mut y: ViewMut) -> Result<()> {
     let [t, c] = x.dims(OP, "x")?;
+    if x.device() != Device::Cpu {
+        return cuda::forward(x, w, eps, &mut y, [t, c]);
+    }
     let (xs, ws) = (x.expect_f32(OP, "x", &[t, c])?, w.expect_f32(OP, "w", &[c])?);
     let ys = y.expect_f32(OP, "y", &[t, c])?;
-    match x.device() {
-        Device::Cpu => cpu::forward(xs, ws, eps, ys, c),
-    }
+    cpu::forward(xs, ws, eps, ys, c);
     Ok(())
 }
 
 /// Gradients of [`forward`]: `dx` is written, `dw` (if asked for) is added to. dy, dx: [T, C]; dw: [C].
-pub fn backward(x: View, w: View, eps: f32, dy: View, dx: ViewMut, dw: Option<ViewMut>) -> Result<()> {
+pub fn backward(x: View, w: View, eps: f32, dy: View, mut dx: ViewMut, dw: Option<ViewMut>) -> Result<()> {
     let [t, c] = x.dims(OP, "x")?;
+    if x.device() != Device::Cpu {
+        return cuda::backward(x, w, eps, dy, &mut dx, [t, c]);
+    }
     let (xs, ws) = (x.expect_f32(OP, "x", &[t, c])?, w.expect_f32(OP, "w", &[c])?);
     let dys = dy.expect_f32(OP, "dy", &[t, c])?;
     let dxs = dx.expect_f32(OP, "dx", &[t, c])?;
     let dws = dw.map(|d| d.expect_f32(OP, "dw", &[c])).transpose()?;
-    match x.device() {
-        Device::Cpu => cpu::backward(xs, ws, eps, dys, dxs, dws, c),
-    }
+    cpu::backward(xs, ws, eps, dys, dxs, dws, c);
     Ok(())
 }

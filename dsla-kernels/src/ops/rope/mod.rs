@@ -3,6 +3,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 mod table;
 #[cfg(test)]
@@ -40,11 +41,8 @@ fn rotate(arg: &'static str, x: ViewMut, positions: View, table: &Table, turn: c
         return Err(Error::Shape { op: OP, arg, got: shape, want: format!("[T, H, {d}]") });
     };
     let xs = x.expect_f32(OP, arg, &[t, h, d])?;
-    let device = positions.device();
-    let positions = positions.expect_u32(OP, "positions", &[t])?;
+        let positions = positions.expect_u32(OP, "positions", &[t])?;
     check_below(OP, "positions", positions, table.positions())?;
-    match device {
-        Device::Cpu => cpu::rotate(xs, positions, table, h, turn),
-    }
+    cpu::rotate(xs, positions, table, h, turn);
     Ok(())
 }

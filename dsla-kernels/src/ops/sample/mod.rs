@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 mod rng;
 #[cfg(test)]
@@ -46,9 +47,7 @@ impl Default for Params {
 pub fn forward(logits: View, params: &Params, index: u64) -> Result<u32> {
     let xs = elements(&logits)?;
     check(params)?;
-    let chosen = match logits.device() {
-        Device::Cpu => cpu::forward(xs, params, index),
-    };
+    let chosen = cpu::forward(xs, params, index);
     chosen.ok_or_else(unfit)
 }
 
@@ -60,9 +59,7 @@ pub fn forward(logits: View, params: &Params, index: u64) -> Result<u32> {
 pub fn top_logprobs(logits: View, id: u32, n: usize) -> Result<(f32, Vec<(u32, f32)>)> {
     let xs = elements(&logits)?;
     check_below(OP, "id", &[id], xs.len())?;
-    let found = match logits.device() {
-        Device::Cpu => cpu::top_logprobs(xs, id, n),
-    };
+    let found = cpu::top_logprobs(xs, id, n);
     found.ok_or_else(unfit)
 }
 

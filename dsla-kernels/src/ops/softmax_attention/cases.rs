@@ -29,14 +29,15 @@ fn case(n: Dims, dtype: DType) -> Case {
         ],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], &x[2], n)]),
         run: Box::new(move |x| {
-            let mut out = Tensor::empty([t, h, d], DType::F32);
+            let mut out = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
             forward(x[0].view(), x[1].view(), x[2].view(), out.view_mut())?;
             Ok(vec![out])
         }),
         backward: Some(Box::new(move |x, d_out| {
-            let mut out = Tensor::empty([t, h, d], DType::F32);
+            let mut out = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
             forward(x[0].view(), x[1].view(), x[2].view(), out.view_mut())?;
-            let [mut dq, mut dk, mut dv] = std::array::from_fn(|i| Tensor::empty(x[i].shape(), DType::F32));
+            let empty = |x: &Tensor| Tensor::empty_on(x.device(), x.shape(), DType::F32);
+            let (mut dq, mut dk, mut dv) = (empty(&x[0])?, empty(&x[1])?, empty(&x[2])?);
             let (q, k, v) = (x[0].view(), x[1].view(), x[2].view());
             backward(q, k, v, out.view(), d_out[0].view(), dq.view_mut(), dk.view_mut(), dv.view_mut())?;
             Ok(vec![Some(dq), Some(dk), Some(dv)])

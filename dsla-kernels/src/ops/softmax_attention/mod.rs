@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 
 use crate::vec::expect_float;
@@ -45,9 +46,7 @@ fn dims(q: &View, k: &View, v: &View) -> Result<Dims> {
 pub fn forward(q: View, k: View, v: View, out: ViewMut) -> Result<()> {
     let n = dims(&q, &k, &v)?;
     let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
-    match q.device() {
-        Device::Cpu => cpu::forward(q.expect_f32(OP, "q", &[n.t, n.h, n.d])?, k, v, n, out),
-    }
+    cpu::forward(q.expect_f32(OP, "q", &[n.t, n.h, n.d])?, k, v, n, out);
     Ok(())
 }
 
@@ -59,8 +58,6 @@ pub fn backward(q: View, k: View, v: View, out: View, d_out: View, dq: ViewMut, 
     let (ds, dq) = (d_out.expect_f32(OP, "d_out", &shape)?, dq.expect_f32(OP, "dq", &shape)?);
     let dk = dk.expect_f32(OP, "dk", &[n.s, n.g, n.d])?;
     let dv = dv.expect_f32(OP, "dv", &[n.s, n.g, n.d])?;
-    match q.device() {
-        Device::Cpu => cpu::backward(qs, k, v, n, os, ds, dq, dk, dv),
-    }
+    cpu::backward(qs, k, v, n, os, ds, dq, dk, dv);
     Ok(())
 }

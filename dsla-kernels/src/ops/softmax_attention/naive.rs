@@ -13,7 +13,7 @@ pub fn forward<R: Real>(q: &[R], k: &[R], v: &[R], n: Dims) -> Vec<R> {
             let score = |j: usize| {
                 let mut sum = R::zero();
                 for b in 0..d {
-                    sum += q[(time * h + head) * d + b] * k[(j * g + kv) * d + b];
+                    sum += q[(time * h + head) * d + b].model() * k[(j * g + kv) * d + b].model();
                 }
                 sum / R::of(d as f64).sqrt()
             };
@@ -24,7 +24,7 @@ pub fn forward<R: Real>(q: &[R], k: &[R], v: &[R], n: Dims) -> Vec<R> {
                 let a = (score(j) - peak).exp();
                 den += a;
                 for b in 0..d {
-                    num[b] += a * v[(j * g + kv) * d + b];
+                    num[b] += a.model() * v[(j * g + kv) * d + b].model();
                 }
             }
             out.extend(num.iter().map(|&x| x / den));

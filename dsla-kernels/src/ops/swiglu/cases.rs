@@ -18,12 +18,12 @@ fn case(t: usize, f: usize, scale: f64) -> Case {
         inputs: vec![Input { name: "gate_up", tensor: rng.tensor(&[t, 2 * f], scale, DType::F32) }],
         spec: spec!(f32, |x| vec![naive::forward(&x[0], f)]),
         run: Box::new(move |x| {
-            let mut y = Tensor::empty([t, f], DType::F32);
+            let mut y = Tensor::empty_on(x[0].device(), [t, f], DType::F32)?;
             forward(x[0].view(), y.view_mut())?;
             Ok(vec![y])
         }),
         backward: Some(Box::new(move |x, d| {
-            let mut dx = Tensor::empty(x[0].shape(), DType::F32);
+            let mut dx = Tensor::empty_on(x[0].device(), x[0].shape(), DType::F32)?;
             backward(x[0].view(), d[0].view(), dx.view_mut())?;
             Ok(vec![Some(dx)])
         })),

@@ -2,6 +2,7 @@
 
 pub mod cases;
 mod cpu;
+pub(crate) mod cuda;
 pub mod naive;
 
 use crate::{Device, Error, Result, View, ViewMut};
@@ -15,9 +16,7 @@ pub fn forward(gate_up: View, y: ViewMut) -> Result<()> {
     let (t, f) = halves(&gate_up)?;
     let gs = gate_up.expect_f32(OP, "gate_up", &[t, 2 * f])?;
     let ys = y.expect_f32(OP, "y", &[t, f])?;
-    match gate_up.device() {
-        Device::Cpu => cpu::forward(gs, ys, f),
-    }
+    cpu::forward(gs, ys, f);
     Ok(())
 }
 
@@ -29,9 +28,7 @@ pub fn backward(gate_up: View, dy: View, d_gate_up: ViewMut) -> Result<()> {
     let gs = gate_up.expect_f32(OP, "gate_up", &[t, 2 * f])?;
     let dys = dy.expect_f32(OP, "dy", &[t, f])?;
     let ds = d_gate_up.expect_f32(OP, "d_gate_up", &[t, 2 * f])?;
-    match gate_up.device() {
-        Device::Cpu => cpu::backward(gs, dys, ds, f),
-    }
+    cpu::backward(gs, dys, ds, f);
     Ok(())
 }
 

@@ -1,0 +1,27 @@
+//! Tools of the PTX kernels: `ptx emit DIR` writes every expanded module, `ptx list` names them.
+
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["emit", dir] => emit(Path::new(dir)),
+        ["list"] => {
+            for (op, source) in dsla_kernels::ops::sources() {
+                source.variants().iter().for_each(|v| println!("{op} {}", v.name));
+            }
+            Ok(())
+        }
+        _ => Err("usage: ptx emit DIR | ptx list".into()),
+    }
+}
+
+fn emit(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    std::fs::create_dir_all(dir)?;
+    for (_, source) in dsla_kernels::ops::sources() {
+        for v in source.variants() {
+            std::fs::write(dir.join(format!("{}.ptx", v.name)), source.expand(&v.values)?)?;
+        }
+    }
+    Ok(())
+}
