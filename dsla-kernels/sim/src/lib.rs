@@ -2,6 +2,7 @@
 
 mod counters;
 mod fault;
+pub mod num;
 
 pub use counters::Counters;
 pub use fault::{Fault, FaultKind};
