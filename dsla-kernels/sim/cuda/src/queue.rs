@@ -44,7 +44,7 @@ pub enum Op {
 
 struct Pending {
     op: Op,
-    stream: Handle,
+    lane: u64,
     after: Vec<u64>,
 }
 
@@ -121,18 +121,18 @@ impl Queue {
             (Policy::Laziest, Some(goal)) => Some(self.ancestors(goal)),
             _ => None,
         };
-        let ready: Vec<(u64, Handle)> = self
+        let ready: Vec<(u64, u64)> = self
             .pending
             .iter()
             .filter(|(id, p)| {
                 within.as_ref().is_none_or(|w| w.contains(id)) && p.after.iter().all(|&a| self.done(a))
             })
-            .map(|(&id, p)| (id, p.stream))
+            .map(|(&id, p)| (id, p.lane))
             .collect();
         match (ready.len(), policy) {
             (0, _) => None,
             (_, Policy::Favourites(seed)) => {
-                ready.iter().min_by_key(|(_, stream)| mix(seed ^ *stream as u64)).map(|r| r.0)
+                ready.iter().min_by_key(|(_, lane)| mix(seed ^ lane)).map(|r| r.0)
             }
             (n, _) => Some(ready[(self.roll() % n as u64) as usize].0),
         }
@@ -192,7 +192,8 @@ impl State {
         {
             (event.record, event.time, event.captured) = (Some(id), None, None);
         }
-        self.queue.pending.insert(id, Pending { op, stream, after });
+        let lane = self.streams.get(&stream).map_or(0, |s| s.lane);
+        self.queue.pending.insert(id, Pending { op, lane, after });
         id
     }
 

@@ -42,6 +42,8 @@ pub struct Stream {
     pub capture: Option<(Handle, Vec<usize>)>,
     /// Made by the program, not by the context.
     pub owned: bool,
+    /// Its number among the streams, the same in every run of the program.
+    pub lane: u64,
 }
 
 /// A mark in a stream.
@@ -99,6 +101,7 @@ pub struct State {
     /// Injected errors, by call.
     pub fail_next: Vec<(String, u32)>,
     next_handle: Handle,
+    next_lane: u64,
 }
 
 /// Room for every capacity: limits are kept by [`State::allocate`].
@@ -130,6 +133,7 @@ impl State {
             peak: 0,
             fail_next: Vec::new(),
             next_handle: 0x10_0000,
+            next_lane: 0,
         }
     }
 
@@ -156,13 +160,28 @@ impl State {
         Ok(self.contexts[&self.current()?].device)
     }
 
+    /// A fresh stream.
+    pub fn add_stream(&mut self, handle: Handle, context: Handle, blocking: bool, owned: bool) {
+        self.next_lane += 1;
+        let lane = self.next_lane;
+        let stream = Stream { context, blocking, after: Vec::new(), capture: None, owned, lane };
+        self.streams.insert(handle, stream);
+    }
+
+    /// Number the streams afresh and start the dice: from here on the order depends on the program alone.
+    pub fn seed(&mut self, seed: u64) {
+        self.queue.seed(seed);
+        self.next_lane = 0;
+        for stream in self.streams.values_mut() {
+            self.next_lane += 1;
+            stream.lane = self.next_lane;
+        }
+    }
+
     /// A context on a device, with its default stream.
     pub fn new_context(&mut self, device: usize) -> Handle {
         let (context, legacy) = (self.handle(), self.handle());
-        self.streams.insert(
-            legacy,
-            Stream { context, blocking: true, after: Vec::new(), capture: None, owned: false },
-        );
+        self.add_stream(legacy, context, true, false);
         let per_thread = HashMap::new();
         self.contexts.insert(context, Context { device, references: 1, legacy, per_thread });
         context
@@ -189,10 +208,7 @@ impl State {
                     return Ok(stream);
                 }
                 let stream = self.handle();
-                self.streams.insert(
-                    stream,
-                    Stream { context, blocking: true, after: Vec::new(), capture: None, owned: false },
-                );
+                self.add_stream(stream, context, true, false);
                 if let Some(c) = self.contexts.get_mut(&context) {
                     c.per_thread.insert(thread, stream);
                 }
@@ -230,9 +246,12 @@ impl State {
         for event in self.events.values_mut() {
             *event = Event { timed: event.timed, ..Event::default() };
         }
-        self.memory = ptxsim::Memory::new(ADDRESSES);
-        self.allocations.clear();
+        // Freed one by one: addresses are never used twice, so a stale pointer hits nothing new.
+        for (address, _) in std::mem::take(&mut self.allocations) {
+            let _ = self.memory.free(address);
+        }
         self.options = Options::default();
+        self.seed(0);
         self.sticky = None;
         self.faults.clear();
         self.launches.clear();

@@ -32,7 +32,7 @@ fn answer(s: &mut State, request: Request) -> Response {
         Request::Set(options) => {
             // What is queued still runs in the old order. An error of it stays for the program to see.
             let _ = s.run_all();
-            s.queue.seed(options.reorder);
+            s.seed(options.reorder);
             s.options = options;
         }
         Request::Get => return Response::Options(s.options.clone()),

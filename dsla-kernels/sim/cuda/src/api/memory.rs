@@ -121,7 +121,7 @@ impl State {
         let stream = self.stream(stream)?;
         let bytes = (count * pattern.len()) as u64;
         self.range(to, bytes, call)?;
-        if to % pattern.len() as u64 != 0 {
+        if !to.is_multiple_of(pattern.len() as u64) {
             return Err(Code::INVALID_VALUE);
         }
         if bytes == 0 {

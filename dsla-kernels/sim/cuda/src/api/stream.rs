@@ -4,7 +4,7 @@
 use super::{Out, cu};
 use crate::code::{Code, Outcome};
 use crate::queue::Op;
-use crate::state::{Event, Handle, State, Stream};
+use crate::state::{Event, Handle, State};
 use std::ffi::c_void;
 
 fn create(s: &mut State, stream: Out<Handle>, flags: u32) -> Outcome {
@@ -13,8 +13,7 @@ fn create(s: &mut State, stream: Out<Handle>, flags: u32) -> Outcome {
         return Err(Code::INVALID_VALUE);
     }
     let handle = s.handle();
-    let blocking = flags == 0;
-    s.streams.insert(handle, Stream { context, blocking, after: Vec::new(), capture: None, owned: true });
+    s.add_stream(handle, context, flags == 0, true);
     stream.set(handle)
 }
 
