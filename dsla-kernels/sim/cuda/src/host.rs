@@ -169,7 +169,7 @@ fn candidates() -> Vec<PathBuf> {
     }
     let executable = std::env::current_exe().unwrap_or_default();
     let folders = executable.ancestors().skip(1).take(2);
-    let mut found: Vec<PathBuf> = folders.flat_map(|f| [f.join(FILE), f.join("deps").join(FILE)]).collect();
+    let mut found: Vec<PathBuf> = folders.flat_map(|f| [f.join("deps").join(FILE), f.join(FILE)]).collect();
     let path = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     found.extend(std::env::split_paths(&path).map(|f| f.join(FILE)));
     found.retain(|f| f.is_file());

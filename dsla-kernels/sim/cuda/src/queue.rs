@@ -4,7 +4,7 @@ use crate::capture::Node;
 use crate::code::{Code, Outcome};
 use crate::state::{Handle, State};
 use crate::wire::{FaultInfo, LaunchInfo};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A kernel launch, complete.
@@ -61,10 +61,9 @@ pub struct Queue {
 const FULL: usize = 1024;
 
 /// Which of the ready operations goes first.
-#[derive(Clone, Copy)]
 enum Policy {
-    /// Only what the goal waits for.
-    Laziest,
+    /// Only what a goal waits for, these.
+    Laziest(BTreeSet<u64>),
     /// Any.
     Any,
     /// The streams in an order by this seed.
@@ -101,14 +100,13 @@ impl Queue {
     }
 
     /// All that these must follow, themselves included.
-    fn ancestors(&self, goal: &[u64]) -> Vec<u64> {
-        let mut found = Vec::new();
+    fn ancestors(&self, goal: &[u64]) -> BTreeSet<u64> {
+        let mut found = BTreeSet::new();
         let mut todo: Vec<u64> = goal.to_vec();
         while let Some(id) = todo.pop() {
             if let Some(p) = self.pending.get(&id)
-                && !found.contains(&id)
+                && found.insert(id)
             {
-                found.push(id);
                 todo.extend(&p.after);
             }
         }
@@ -116,17 +114,12 @@ impl Queue {
     }
 
     /// An operation that may run now. There is one whenever anything is queued: each comes after older ones only.
-    fn pick(&mut self, goal: Option<&[u64]>, policy: Policy) -> Option<u64> {
-        let within = match (policy, goal) {
-            (Policy::Laziest, Some(goal)) => Some(self.ancestors(goal)),
-            _ => None,
-        };
+    fn pick(&mut self, policy: &Policy) -> Option<u64> {
+        let allowed = |id: &u64| !matches!(policy, Policy::Laziest(within) if !within.contains(id));
         let ready: Vec<(u64, u64)> = self
             .pending
             .iter()
-            .filter(|(id, p)| {
-                within.as_ref().is_none_or(|w| w.contains(id)) && p.after.iter().all(|&a| self.done(a))
-            })
+            .filter(|(id, p)| allowed(id) && p.after.iter().all(|&a| self.done(a)))
             .map(|(&id, p)| (id, p.lane))
             .collect();
         match (ready.len(), policy) {
@@ -138,11 +131,12 @@ impl Queue {
         }
     }
 
-    fn policy(&mut self) -> Policy {
+    /// A way to go, towards a goal or everywhere.
+    fn policy(&mut self, goal: &[u64]) -> Policy {
         match self.roll() % 3 {
-            0 => Policy::Laziest,
-            1 => Policy::Any,
-            _ => Policy::Favourites(self.roll()),
+            0 if !goal.is_empty() => Policy::Laziest(self.ancestors(goal)),
+            1 => Policy::Favourites(self.roll()),
+            _ => Policy::Any,
         }
     }
 }
@@ -203,9 +197,9 @@ impl State {
             return self.run_all();
         }
         if self.queue.len() >= FULL {
-            let policy = self.queue.policy();
+            let policy = self.queue.policy(&[]);
             while self.queue.len() > FULL / 2 {
-                self.step(None, policy)?;
+                self.step(&policy)?;
             }
         }
         Ok(())
@@ -233,39 +227,36 @@ impl State {
 
     /// Run until these are done.
     pub fn run_until(&mut self, goal: &[u64]) -> Outcome {
-        let policy = if self.options.reorder == 0 { Policy::Laziest } else { self.queue.policy() };
+        let policy = self.queue.policy(goal);
         while goal.iter().any(|&g| !self.queue.done(g)) {
-            self.step(Some(goal), policy)?;
+            self.step(&policy)?;
         }
         Ok(())
     }
 
     /// Run everything.
     pub fn run_all(&mut self) -> Outcome {
-        let policy = if self.options.reorder == 0 { Policy::Any } else { self.queue.policy() };
+        let policy = self.queue.policy(&[]);
         while self.queue.len() > 0 {
-            self.step(None, policy)?;
+            self.step(&policy)?;
         }
         Ok(())
     }
 
     /// A program looks whether these are done: some work happens meanwhile, at least one operation.
     pub fn glance(&mut self, goal: &[u64]) -> Outcome<bool> {
-        if self.options.reorder == 0 {
-            self.run_until(goal)?;
-        }
         let mut steps = 1 + self.queue.roll() % 8;
+        let policy = self.queue.policy(goal);
         while steps > 0 && goal.iter().any(|&g| !self.queue.done(g)) {
-            let policy = self.queue.policy();
-            self.step(Some(goal), policy)?;
+            self.step(&policy)?;
             steps -= 1;
         }
         Ok(goal.iter().all(|&g| self.queue.done(g)))
     }
 
     /// Run one operation. A fault kills the context: what is queued is dropped, memory to be freed is freed.
-    fn step(&mut self, goal: Option<&[u64]>, policy: Policy) -> Outcome {
-        let id = self.queue.pick(goal, policy).ok_or(Code::UNKNOWN)?;
+    fn step(&mut self, policy: &Policy) -> Outcome {
+        let id = self.queue.pick(policy).ok_or(Code::UNKNOWN)?;
         let Some(pending) = self.queue.pending.remove(&id) else { return Err(Code::UNKNOWN) };
         let Err(fault) = self.execute(id, &pending.op) else { return Ok(()) };
         let code = Code::of(fault.kind);

@@ -70,11 +70,8 @@ cu!(cuDeviceGetMemPool(pool: Out<Handle>, device: i32) Fine |s| pool.set(ordinal
 cu!(cuDeviceSetMemPool(device: i32, pool: Handle) Fine |s| {
     if ordinal(s, device)? + 1 == pool { Ok(()) } else { Err(Code::NOT_SUPPORTED) }
 });
-cu!(cuMemPoolCreate(_pool: *mut Handle, _properties: *const c_void) Fine |_| Err(Code::NOT_SUPPORTED));
-cu!(cuMemPoolDestroy(_pool: Handle) Fine |_| Err(Code::NOT_SUPPORTED));
 cu!(cuMemPoolTrimTo(_pool: Handle, _keep: usize) Fine |_| Ok(()));
 cu!(cuMemPoolSetAttribute(_pool: Handle, _attribute: u32, _value: *mut c_void) Fine |_| Ok(()));
-cu!(cuMemPoolGetAttribute(_pool: Handle, _attribute: u32, _value: *mut c_void) Fine |_| Err(Code::NOT_SUPPORTED));
 
 cu!(cuDevicePrimaryCtxRetain(context: Out<Handle>, device: i32) Fine |s| {
     let device = ordinal(s, device)?;
@@ -156,8 +153,6 @@ cu!(cuCtxSynchronize() Fails |s| {
 });
 
 cu!(cuCtxSetFlags(_flags: u32) Fine |s| s.current().map(drop));
-cu!(cuCtxGetLimit(_value: *mut usize, _limit: u32) Fine |_| Err(Code::NOT_SUPPORTED));
-cu!(cuCtxSetLimit(_limit: u32, _value: usize) Fine |_| Err(Code::NOT_SUPPORTED));
 cu!(cuCtxGetCacheConfig(config: Out<u32>) Fine |s| {
     s.current()?;
     config.set(0)

@@ -195,13 +195,6 @@ cu!(cuMemFreeAsync(address: u64, stream: Handle) Releases |s| {
     s.submit(stream, Op::Free(address))
 });
 
-cu!(cuMemAllocManaged(_address: *mut u64, _bytes: usize, _flags: u32) Fails |_| Err(Code::NOT_SUPPORTED));
-cu!(cuMemAdvise_v2(_address: u64, _bytes: usize, _advice: u32, _location: u64) Fails |_| Err(Code::NOT_SUPPORTED));
-cu!(cuMemPrefetchAsync_v2(_address: u64, _bytes: usize, _location: u64, _flags: u32, _stream: Handle) Fails
-    |_| Err(Code::NOT_SUPPORTED));
-cu!(cuStreamAttachMemAsync(_stream: Handle, _address: u64, _bytes: usize, _flags: u32) Fails
-    |_| Err(Code::NOT_SUPPORTED));
-
 cu!(cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) Fails |s| {
     let device = s.device()?;
     let used: u64 = s.allocations.values().filter(|a| a.device == device && !a.freed).map(|a| a.bytes).sum();
@@ -221,6 +214,8 @@ cu!(cuMemHostAlloc(address: Out<*mut c_void>, bytes: usize, _flags: u32) Fails |
     if host.is_null() {
         return Err(Code::OUT_OF_MEMORY);
     }
+    // SAFETY: freshly allocated with `bytes` bytes. As on the device, what nobody wrote is no number.
+    unsafe { host.write_bytes(0xff, bytes) };
     s.pinned.insert(host as usize, bytes);
     address.set(host.cast())
 });

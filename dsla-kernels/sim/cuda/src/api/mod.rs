@@ -1,5 +1,6 @@
 //! The cu* symbols, as cuda.h of CUDA 12.8 declares them.
 
+mod absent;
 mod context;
 mod control;
 mod graph;

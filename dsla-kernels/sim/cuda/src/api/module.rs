@@ -234,19 +234,6 @@ cu!(cuLaunchKernel(
     unsafe { launch(s, function, [gx, gy, gz], [bx, by, bz], shared, stream, params) }
 });
 
-cu!(cuLaunchCooperativeKernel(
-    _function: Handle,
-    _gx: u32,
-    _gy: u32,
-    _gz: u32,
-    _bx: u32,
-    _by: u32,
-    _bz: u32,
-    _shared: u32,
-    _stream: Handle,
-    _params: *const *const c_void,
-) Fails |_| Err(Code::NOT_SUPPORTED));
-
 /// Blocks on a multiprocessor, by threads and shared memory. Registers, which only ptxas knows, are not counted.
 fn occupancy(s: &State, function: Handle, block: i32, dynamic: usize) -> Outcome<u32> {
     let f = s.function(function)?;
