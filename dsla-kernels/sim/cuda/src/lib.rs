@@ -1,8 +1,4 @@
-//! A fake libcuda over the PTX simulator [`ptxsim`]: unmodified programs of the CUDA driver API run without a GPU.
-//!
-//! The crate is two things. As a shared library it exports the `cu*` symbols and holds all state. As a Rust library
-//! it is the test's side: [`Fake::install`] loads the shared one under libcuda's name, before the program under
-//! test asks for libcuda, and the methods of [`Fake`] set it up and look inside.
+#![doc = include_str!("../README.md")]
 
 mod api;
 mod capture;

@@ -42,6 +42,21 @@ pub enum Op {
     Join,
 }
 
+impl Op {
+    /// What a report calls it, where it has no kernel's name.
+    fn name(&self) -> &'static str {
+        match self {
+            Op::Launch(_) => "launch",
+            Op::Write { .. } | Op::WritePinned { .. } => "copy from the host",
+            Op::ReadPinned { .. } => "copy to the host",
+            Op::Fill { .. } => "fill",
+            Op::Copy { .. } => "copy",
+            Op::Free(_) => "free",
+            Op::Record(_) | Op::Host(..) | Op::Join => "stream",
+        }
+    }
+}
+
 struct Pending {
     op: Op,
     lane: u64,
@@ -258,7 +273,10 @@ impl State {
     fn step(&mut self, policy: &Policy) -> Outcome {
         let id = self.queue.pick(policy).ok_or(Code::UNKNOWN)?;
         let Some(pending) = self.queue.pending.remove(&id) else { return Err(Code::UNKNOWN) };
-        let Err(fault) = self.execute(id, &pending.op) else { return Ok(()) };
+        let Err(mut fault) = self.execute(id, &pending.op) else { return Ok(()) };
+        if fault.kernel.is_empty() {
+            fault.kernel = pending.op.name().into();
+        }
         let code = Code::of(fault.kind);
         self.faults.push(FaultInfo::from(&fault));
         self.sticky = Some(code);
@@ -336,7 +354,7 @@ impl State {
         }
         Err(ptxsim::Fault {
             kind: ptxsim::FaultKind::OutOfBounds,
-            kernel: "copy".into(),
+            kernel: String::new(),
             line: 0,
             detail: format!("{bytes} bytes at {address:#x}: the page-locked host memory is freed"),
         })
