@@ -151,6 +151,8 @@ struct CountersWire {
     mma_flops: u64,
     issue_cycles: f64,
     mma_cycles: f64,
+    #[serde(default)]
+    lines: std::collections::HashMap<usize, u64>,
 }
 
 /// What a test asks of the library.

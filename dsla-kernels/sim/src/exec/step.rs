@@ -335,7 +335,7 @@ fn bytes(t: Ty) -> usize {
     match t {
         Ty::U8 | Ty::S8 => 1,
         Ty::F16 | Ty::Bf16 | Ty::U16 | Ty::S16 => 2,
-        Ty::F32 | Ty::U32 | Ty::S32 => 4,
+        Ty::F32 | Ty::Tf32 | Ty::U32 | Ty::S32 => 4,
         Ty::F64 | Ty::U64 | Ty::S64 => 8,
     }
 }
