@@ -1,7 +1,7 @@
 //! Launches of the PTX kernels.
 
 use super::{Dims, OP, Paged};
-use crate::cuda::{Source, launch};
+use crate::cuda::{Launch, Source, launch};
 use crate::{
     DType::{F32, U32},
     Error, Result, Tensor, View, ViewMut,
@@ -22,8 +22,11 @@ static DECODE: Source = Source::new(
 );
 static COMBINE: Source = Source::new("softmax_attention_combine", include_str!("combine.ptx"), &[]);
 
+static SIMT: Source =
+    Source::new("softmax_attention_simt", include_str!("simt.ptx"), &[("T", KEYS), ("D", SIZES)]);
+
 /// The kernel sources of this op.
-pub(crate) static SOURCES: &[&Source] = &[&PREFILL, &DECODE, &COMBINE];
+pub(crate) static SOURCES: &[&Source] = &[&PREFILL, &DECODE, &COMBINE, &SIMT];
 
 /// Keys of a split of a decode: fixed, so that no bit depends on what else is in the batch.
 const SPLIT: usize = 128;
@@ -56,19 +59,34 @@ pub fn forward(q: View, k: View, v: View, out: &mut ViewMut, n: Dims) -> Result<
         return decode(q, &cache, out, [n.t, n.h, n.g, n.d]);
     }
     let (dtype, rows) = (k.dtype(), n.t * (n.h / n.g));
-    if dtype == F32 {
-        return Err(Error::Argument { op: OP, arg: "k", got: "f32".into(), want: "16 bits on cuda".into() });
-    }
-    launch(OP, q.device(), &PREFILL, &[dtype.name(), d], "softmax_attention_prefill")?
-        .input_aligned("q", q, F32, &[n.t, n.h, n.d], 8)
+    let (kernel, grid, shared) = if dtype == F32 {
+        let kernel = launch(OP, q.device(), &SIMT, &["f32", d], "softmax_attention_simt_fwd")?;
+        (kernel, rows.div_ceil(kept(n.d)), shared(n.d, 1, 2, 1))
+    } else {
+        let kernel = launch(OP, q.device(), &PREFILL, &[dtype.name(), d], "softmax_attention_prefill")?;
+        (kernel, rows.div_ceil(ROWS), if n.d == 64 { 32 << 10 } else { 64 << 10 })
+    };
+    kernel
+        .input("q", q, F32, &[n.t, n.h, n.d])
         .input("k", k, dtype, &[n.s, n.g, n.d])
         .input("v", v, dtype, &[n.s, n.g, n.d])
-        .output_aligned("out", out, F32, &[n.t, n.h, n.d], 8)
+        .output("out", out, F32, &[n.t, n.h, n.d])
         .u32("t", n.t)
         .u32("s", n.s)
         .u32("g", n.g)
         .u32("group", n.h / n.g)
-        .run(rows.div_ceil(ROWS) * n.g, 256, if n.d == 64 { 32 << 10 } else { 64 << 10 })
+        .run(grid * n.g, 256, shared)
+}
+
+/// Rows of the tile that a block of simt.ptx keeps.
+fn kept(d: usize) -> usize {
+    4096 / d
+}
+
+/// Shared memory of simt.ptx: tiles of the kept side, of the other side, of weights.
+fn shared(d: usize, kept_tiles: usize, others: usize, weights: usize) -> usize {
+    let stride = 4 * d + 16;
+    kept_tiles * kept(d) * stride + others * 32 * stride + weights * kept(d) * 144
 }
 
 pub fn paged(
@@ -159,16 +177,44 @@ fn decode(q: View, x: &Cache, out: &mut ViewMut, [b, h, g, d]: [usize; 4]) -> Re
 
 pub fn backward(
     q: View,
-    _k: View,
-    _v: View,
-    _out: View,
-    _d_out: View,
-    _dq: &mut ViewMut,
-    _dk: &mut ViewMut,
-    _dv: &mut ViewMut,
+    k: View,
+    v: View,
+    out: View,
+    d_out: View,
+    dq: &mut ViewMut,
+    dk: &mut ViewMut,
+    dv: &mut ViewMut,
     n: Dims,
 ) -> Result<()> {
-    head_dim(n.d)?;
-    let want = "cpu; no backward on cuda".into();
-    Err(Error::Argument { op: OP, arg: "device", got: q.device().to_string(), want })
+    let (device, dtype, d) = (q.device(), k.dtype(), head_dim(n.d)?);
+    let (group, rows) = (n.h / n.g, n.t * (n.h / n.g));
+    let (of_q, of_k, of_rows) = ([n.t, n.h, n.d], [n.s, n.g, n.d], [n.g, rows]);
+    let mut lse = Tensor::empty_on(device, of_rows, F32)?;
+    let mut delta = Tensor::empty_on(device, of_rows, F32)?;
+    let sizes = |kernel: Launch| kernel.u32("t", n.t).u32("s", n.s).u32("g", n.g).u32("group", group);
+    let tiles = |rows: usize| rows.div_ceil(kept(n.d)) * n.g;
+
+    let kernel = launch(OP, device, &SIMT, &[dtype.name(), d], "softmax_attention_simt_stats")?
+        .input("q", q, F32, &of_q)
+        .input("k", k, dtype, &of_k)
+        .input("out", out, F32, &of_q)
+        .input("d_out", d_out, F32, &of_q)
+        .output_aligned("lse", &mut lse.view_mut(), F32, &of_rows, 4)
+        .output_aligned("delta", &mut delta.view_mut(), F32, &of_rows, 4);
+    sizes(kernel).run(tiles(rows), 256, shared(n.d, 1, 1, 0))?;
+
+    let inputs = |entry| -> Result<Launch> {
+        Ok(launch(OP, device, &SIMT, &[dtype.name(), d], entry)?
+            .input("q", q, F32, &of_q)
+            .input("k", k, dtype, &of_k)
+            .input("v", v, dtype, &of_k)
+            .input("d_out", d_out, F32, &of_q)
+            .input_aligned("lse", lse.view(), F32, &of_rows, 4)
+            .input_aligned("delta", delta.view(), F32, &of_rows, 4))
+    };
+    let kernel = inputs("softmax_attention_simt_dq")?.output("dq", dq, F32, &of_q);
+    sizes(kernel).run(tiles(rows), 256, shared(n.d, 2, 2, 1))?;
+    let kernel =
+        inputs("softmax_attention_simt_dkv")?.output("dk", dk, F32, &of_k).output("dv", dv, F32, &of_k);
+    sizes(kernel).run(tiles(n.s), 256, shared(n.d, 2, 2, 2) + 3 * 128)
 }
