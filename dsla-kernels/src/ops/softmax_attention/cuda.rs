@@ -23,8 +23,11 @@ static DECODE: Source = Source::new(
 );
 static COMBINE: Source = Source::new("softmax_attention_combine", include_str!("combine.ptx"), &[]);
 
-static SIMT: Source =
-    Source::new("softmax_attention_simt", include_str!("simt.ptx"), &[("T", KEYS), ("D", SIZES)]);
+static SIMT: Source = Source::new(
+    "softmax_attention_simt",
+    include_str!("simt.ptx"),
+    &[("T", &["f32", "f16"]), ("D", SIZES)],
+);
 
 static PACK: Source = Source::new("softmax_attention_pack", include_str!("pack.ptx"), &[("D", SIZES)]);
 /// dk and dv together need more registers than there are at D = 128.
@@ -74,7 +77,7 @@ pub fn forward(q: View, k: View, v: View, out: &mut ViewMut, n: Dims) -> Result<
         (kernel, rows.div_ceil(kept(n.d)), shared(n.d, 1, 2, 1))
     } else {
         let kernel = launch(OP, q.device(), &PREFILL, &[dtype.name(), d, "out"], "softmax_attention_prefill")?;
-        (kernel, rows.div_ceil(ROWS), if n.d == 64 { 32 << 10 } else { 64 << 10 })
+        (kernel, rows.div_ceil(ROWS), prefill_shared(n.d))
     };
     kernel
         .input("q", q, F32, &[n.t, n.h, n.d])
@@ -86,6 +89,11 @@ pub fn forward(q: View, k: View, v: View, out: &mut ViewMut, n: Dims) -> Result<
         .u32("g", n.g)
         .u32("group", n.h / n.g)
         .run(grid * n.g, 256, shared)
+}
+
+/// Shared memory of prefill.ptx: at D = 128 it keeps q there.
+fn prefill_shared(d: usize) -> usize {
+    if d == 64 { 32 << 10 } else { 64 << 10 }
 }
 
 /// Rows of the tile that a block of simt.ptx keeps.
@@ -196,77 +204,137 @@ pub fn backward(
     dv: &mut ViewMut,
     n: Dims,
 ) -> Result<()> {
-    let (device, dtype, d) = (q.device(), k.dtype(), head_dim(n.d)?);
-    let (group, rows) = (n.h / n.g, n.t * (n.h / n.g));
-    let (of_q, of_k, of_rows) = ([n.t, n.h, n.d], [n.s, n.g, n.d], [n.g, rows]);
-    let mut lse = Tensor::empty_on(device, of_rows, F32)?;
-    let mut delta = Tensor::empty_on(device, of_rows, F32)?;
-    let sizes = |kernel: Launch| kernel.u32("t", n.t).u32("s", n.s).u32("g", n.g).u32("group", group);
-    if dtype == BF16 {
-        let packed = [n.g, rows, n.d];
+    let x = Gradient { q, k, v, out, d_out, n, rows: n.t * (n.h / n.g), d: head_dim(n.d)? };
+    let stats = [n.g, x.rows];
+    let mut lse = Tensor::empty_on(q.device(), stats, F32)?;
+    let mut delta = Tensor::empty_on(q.device(), stats, F32)?;
+    // f16 has too short a range for the products that tensor cores would round.
+    if k.dtype() == BF16 {
+        return x.tensor_cores(&mut lse, &mut delta, dq, dk, dv);
+    }
+    x.simt(&mut lse, &mut delta, dq, dk, dv)
+}
+
+/// What the gradient kernels read.
+struct Gradient<'a> {
+    q: View<'a>,
+    k: View<'a>,
+    v: View<'a>,
+    out: View<'a>,
+    d_out: View<'a>,
+    n: Dims,
+    /// Of a kv head: queries times its query heads.
+    rows: usize,
+    d: &'static str,
+}
+
+impl Gradient<'_> {
+    fn of_q(&self) -> [usize; 3] {
+        [self.n.t, self.n.h, self.n.d]
+    }
+
+    fn of_k(&self) -> [usize; 3] {
+        [self.n.s, self.n.g, self.n.d]
+    }
+
+    /// The last four parameters of every kernel.
+    fn sizes(&self, kernel: Launch) -> Launch {
+        let n = self.n;
+        kernel.u32("t", n.t).u32("s", n.s).u32("g", n.g).u32("group", n.h / n.g)
+    }
+
+    fn keys(&self, kernel: Launch, k: &'static str, v: &'static str) -> Launch {
+        kernel.input(k, self.k, self.k.dtype(), &self.of_k()).input(v, self.v, self.k.dtype(), &self.of_k())
+    }
+
+    fn stats(&self, kernel: Launch, lse: &Tensor, delta: &Tensor) -> Launch {
+        let shape = [self.n.g, self.rows];
+        kernel
+            .input_aligned("lse", lse.view(), F32, &shape, 4)
+            .input_aligned("delta", delta.view(), F32, &shape, 4)
+    }
+
+    fn tensor_cores(
+        &self,
+        lse: &mut Tensor,
+        delta: &mut Tensor,
+        dq: &mut ViewMut,
+        dk: &mut ViewMut,
+        dv: &mut ViewMut,
+    ) -> Result<()> {
+        let (n, d, device) = (self.n, self.d, self.q.device());
+        let (of_q, of_k, packed, stats) = (self.of_q(), self.of_k(), [n.g, self.rows, n.d], [n.g, self.rows]);
         let mut q16 = Tensor::empty_on(device, packed, BF16)?;
         let mut d_out16 = Tensor::empty_on(device, packed, BF16)?;
         launch(OP, device, &PACK, &[d], "softmax_attention_pack")?
-            .input("q", q, F32, &of_q)
-            .input("out", out, F32, &of_q)
-            .input("d_out", d_out, F32, &of_q)
+            .input("q", self.q, F32, &of_q)
+            .input("out", self.out, F32, &of_q)
+            .input("d_out", self.d_out, F32, &of_q)
             .output("q16", &mut q16.view_mut(), BF16, &packed)
             .output("d_out16", &mut d_out16.view_mut(), BF16, &packed)
-            .output("delta", &mut delta.view_mut(), F32, &of_rows)
+            .output("delta", &mut delta.view_mut(), F32, &stats)
             .u32("t", n.t)
             .u32("g", n.g)
-            .u32("group", group)
+            .u32("group", n.h / n.g)
             .run((n.t * n.h * n.d).div_ceil(1024), 256, 0)?;
+        let (row_tiles, key_tiles) = (self.rows.div_ceil(ROWS) * n.g, n.s.div_ceil(ROWS) * n.g);
         let kernel = launch(OP, device, &PREFILL, &["bf16", d, "lse"], "softmax_attention_lse")?
-            .input("q", q, F32, &of_q)
-            .input("k", k, dtype, &of_k)
-            .output("lse", &mut lse.view_mut(), F32, &of_rows);
-        sizes(kernel).run(rows.div_ceil(ROWS) * n.g, 256, if n.d == 64 { 32 << 10 } else { 64 << 10 })?;
+            .input("q", self.q, F32, &of_q)
+            .input("k", self.k, BF16, &of_k)
+            .output("lse", &mut lse.view_mut(), F32, &stats);
+        self.sizes(kernel).run(row_tiles, 256, prefill_shared(n.d))?;
 
         let shared = 16_384 + 512 + 512 * n.d;
         let role = |role| launch(OP, device, &BACKWARD, &[role, d], "softmax_attention_backward");
-        let rows_side = |kernel: Launch, a, b| {
-            kernel.input(a, q16.view(), BF16, &packed).input(b, d_out16.view(), BF16, &packed)
+        let packs = |kernel: Launch, q, d_out| {
+            kernel.input(q, q16.view(), BF16, &packed).input(d_out, d_out16.view(), BF16, &packed)
         };
-        let keys_side = |kernel: Launch, a, b| kernel.input(a, k, BF16, &of_k).input(b, v, BF16, &of_k);
-        let stats = |kernel: Launch| {
-            kernel.input("lse", lse.view(), F32, &of_rows).input("delta", delta.view(), F32, &of_rows)
+        let kernel = self.keys(packs(role("dq")?, "x", "y"), "a", "b");
+        let kernel = self.stats(kernel, lse, delta).output("first", dq, F32, &of_q).null("second");
+        self.sizes(kernel).run(row_tiles, 256, shared)?;
+
+        let keys = |name| -> Result<Launch> {
+            Ok(self.stats(packs(self.keys(role(name)?, "x", "y"), "a", "b"), lse, delta))
         };
-        let kernel = stats(keys_side(rows_side(role("dq")?, "x", "y"), "a", "b"));
-        let kernel = kernel.output("first", dq, F32, &of_q).null("second");
-        sizes(kernel).run(rows.div_ceil(ROWS) * n.g, 256, shared)?;
-        let keys = |name| Ok::<_, Error>(stats(rows_side(keys_side(role(name)?, "x", "y"), "a", "b")));
-        let grid = n.s.div_ceil(ROWS) * n.g;
         if n.d == 64 {
             let kernel = keys("dkv")?.output("first", dk, F32, &of_k).output("second", dv, F32, &of_k);
-            return sizes(kernel).run(grid, 256, shared);
+            return self.sizes(kernel).run(key_tiles, 256, shared);
         }
-        sizes(keys("dk")?.output("first", dk, F32, &of_k).null("second")).run(grid, 256, shared)?;
-        return sizes(keys("dv")?.null("first").output("second", dv, F32, &of_k)).run(grid, 256, shared);
+        let kernel = keys("dk")?.output("first", dk, F32, &of_k).null("second");
+        self.sizes(kernel).run(key_tiles, 256, shared)?;
+        let kernel = keys("dv")?.null("first").output("second", dv, F32, &of_k);
+        self.sizes(kernel).run(key_tiles, 256, shared)
     }
-    let tiles = |rows: usize| rows.div_ceil(kept(n.d)) * n.g;
 
-    let kernel = launch(OP, device, &SIMT, &[dtype.name(), d], "softmax_attention_simt_stats")?
-        .input("q", q, F32, &of_q)
-        .input("k", k, dtype, &of_k)
-        .input("out", out, F32, &of_q)
-        .input("d_out", d_out, F32, &of_q)
-        .output_aligned("lse", &mut lse.view_mut(), F32, &of_rows, 4)
-        .output_aligned("delta", &mut delta.view_mut(), F32, &of_rows, 4);
-    sizes(kernel).run(tiles(rows), 256, shared(n.d, 1, 1, 0))?;
+    fn simt(
+        &self,
+        lse: &mut Tensor,
+        delta: &mut Tensor,
+        dq: &mut ViewMut,
+        dk: &mut ViewMut,
+        dv: &mut ViewMut,
+    ) -> Result<()> {
+        let (n, dtype) = (self.n, self.k.dtype());
+        let (of_q, of_k, stats) = (self.of_q(), self.of_k(), [n.g, self.rows]);
+        let kernel = |entry| launch(OP, self.q.device(), &SIMT, &[dtype.name(), self.d], entry);
+        let tiles = |rows: usize| rows.div_ceil(kept(n.d)) * n.g;
 
-    let inputs = |entry| -> Result<Launch> {
-        Ok(launch(OP, device, &SIMT, &[dtype.name(), d], entry)?
-            .input("q", q, F32, &of_q)
-            .input("k", k, dtype, &of_k)
-            .input("v", v, dtype, &of_k)
-            .input("d_out", d_out, F32, &of_q)
-            .input_aligned("lse", lse.view(), F32, &of_rows, 4)
-            .input_aligned("delta", delta.view(), F32, &of_rows, 4))
-    };
-    let kernel = inputs("softmax_attention_simt_dq")?.output("dq", dq, F32, &of_q);
-    sizes(kernel).run(tiles(rows), 256, shared(n.d, 2, 2, 1))?;
-    let kernel =
-        inputs("softmax_attention_simt_dkv")?.output("dk", dk, F32, &of_k).output("dv", dv, F32, &of_k);
-    sizes(kernel).run(tiles(n.s), 256, shared(n.d, 2, 2, 2) + 3 * 128)
+        let first = kernel("softmax_attention_simt_stats")?
+            .input("q", self.q, F32, &of_q)
+            .input("k", self.k, dtype, &of_k)
+            .input("out", self.out, F32, &of_q)
+            .input("d_out", self.d_out, F32, &of_q)
+            .output("lse", &mut lse.view_mut(), F32, &stats)
+            .output("delta", &mut delta.view_mut(), F32, &stats);
+        self.sizes(first).run(tiles(self.rows), 256, shared(n.d, 1, 1, 0))?;
+        let inputs = |entry| -> Result<Launch> {
+            let kernel = self.keys(kernel(entry)?.input("q", self.q, F32, &of_q), "k", "v");
+            Ok(self.stats(kernel.input("d_out", self.d_out, F32, &of_q), lse, delta))
+        };
+        let second = inputs("softmax_attention_simt_dq")?.output("dq", dq, F32, &of_q);
+        self.sizes(second).run(tiles(self.rows), 256, shared(n.d, 2, 2, 1))?;
+        let third =
+            inputs("softmax_attention_simt_dkv")?.output("dk", dk, F32, &of_k).output("dv", dv, F32, &of_k);
+        self.sizes(third).run(tiles(n.s), 256, shared(n.d, 2, 2, 2) + 3 * 128)
+    }
 }
