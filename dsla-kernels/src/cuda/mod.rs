@@ -11,7 +11,7 @@ pub mod template;
 
 pub use launch::{Grid, Launch, launch};
 pub(crate) use memory::{Buffer, DevicePtr, DevicePtrMut};
-pub use source::{Source, Variant, mutate};
+pub use source::{Mutation, Source, Variant, mutate};
 
 use crate::{Device, Error, Result};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
