@@ -77,6 +77,13 @@ impl Context {
         Device::Cuda(self.ordinal)
     }
 
+    /// The device's name.
+    ///
+    /// Errors: the driver's refusal.
+    pub fn name(&self) -> Result<String> {
+        self.cuda.name().map_err(|e| self.failed("name", e))
+    }
+
     /// Its streaming multiprocessors: how many blocks fill it.
     pub fn multiprocessors(&self) -> usize {
         self.multiprocessors
