@@ -297,9 +297,10 @@ impl GlobalRaces {
         let first = at >> s.shift;
         for g in first..first + (n >> s.shift) {
             let w = s.writer[g];
-            let mine = w & !STRONG == me;
-            if w != 0 && !mine && !(strong && w & STRONG != 0) && !self.ordered(w & !STRONG) {
-                return Err((Some(self.intervals[(w & !STRONG) as usize]), true));
+            let by = w & !STRONG;
+            let fine = w == 0 || by == me || strong && w != by || self.ordered(by);
+            if !fine {
+                return Err((Some(self.intervals[by as usize]), true));
             }
             let r = s.reader[g];
             if write {

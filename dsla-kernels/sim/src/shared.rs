@@ -50,7 +50,7 @@ impl Shared {
             ));
         }
         let o = at as usize;
-        if o % n.next_power_of_two() != 0 {
+        if !o.is_multiple_of(n.next_power_of_two()) {
             return Err(Hit::new(
                 FaultKind::Misaligned,
                 lane,

@@ -131,7 +131,7 @@ impl Parser {
         let minus = self.eat('-');
         let v = self.int("an offset")?;
         let limit = 1u64 << 32;
-        if v >= limit && !(v > u64::MAX - limit) {
+        if v >= limit && v <= u64::MAX - limit {
             return Err(self.error(format!("an offset of 32 bits, got {v:#x}")));
         }
         Ok(if minus { (v as i64).wrapping_neg() } else { v as i64 })
