@@ -8,6 +8,7 @@ mod launch;
 mod memory;
 mod source;
 pub mod template;
+pub(crate) mod tiles;
 
 pub use launch::{Grid, Launch, launch};
 pub(crate) use memory::{Buffer, DevicePtr, DevicePtrMut};
