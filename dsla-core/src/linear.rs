@@ -27,7 +27,7 @@ impl Linear {
     /// y = x W^T + b. x: [M, K]; the result is [M, N].
     pub fn forward(&self, x: View) -> Result<Tensor> {
         let [m, _] = x.dims("linear", "x")?;
-        let mut y = Tensor::empty([m, self.weight.n()], DType::F32);
+        let mut y = Tensor::empty_on(x.device(), [m, self.weight.n()], DType::F32)?;
         self.forward_into(x, linear::Into::Store, y.view_mut())?;
         Ok(y)
     }
@@ -57,20 +57,22 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     /// From a weight [C] f32.
-    pub fn new(weight: Tensor, eps: f32) -> RmsNorm {
-        RmsNorm { weight: weight.to_dtype(DType::F32), eps }
+    ///
+    /// Errors: no memory left on the weight's device.
+    pub fn new(weight: Tensor, eps: f32) -> Result<RmsNorm> {
+        Ok(RmsNorm { weight: weight.to_dtype(DType::F32)?, eps })
     }
 
     /// x [T, C] normalised.
     pub fn forward(&self, x: View) -> Result<Tensor> {
-        let mut y = Tensor::empty(x.shape(), DType::F32);
+        let mut y = Tensor::empty_on(x.device(), x.shape(), DType::F32)?;
         rms_norm::forward(x, self.weight.view(), self.eps, y.view_mut())?;
         Ok(y)
     }
 
     /// dx from dy at input x.
     pub fn backward(&self, x: View, dy: View) -> Result<Tensor> {
-        let mut dx = Tensor::empty(x.shape(), DType::F32);
+        let mut dx = Tensor::empty_on(x.device(), x.shape(), DType::F32)?;
         rms_norm::backward(x, self.weight.view(), self.eps, dy, dx.view_mut(), None)?;
         Ok(dx)
     }

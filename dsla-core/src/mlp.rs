@@ -18,7 +18,7 @@ impl Mlp {
     pub fn add_to(&self, x: View, y: ViewMut) -> Result<()> {
         let gate_up = self.gate_up.forward(x)?;
         let dims = gate_up.dims();
-        let mut act = Tensor::empty([dims[0], dims[1] / 2], DType::F32);
+        let mut act = Tensor::empty_on(x.device(), [dims[0], dims[1] / 2], DType::F32)?;
         swiglu::forward(gate_up.view(), act.view_mut())?;
         self.down.forward_into(act.view(), Into::Add, y)
     }

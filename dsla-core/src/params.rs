@@ -1,7 +1,8 @@
 //! The trainable parameters of one DSLA layer.
 
 use crate::{FeatureMap, Form, Gamma, Gate, GateInput, Heads};
-use dsla_kernels::{Tensor, View};
+use dsla_kernels::ops::axpby;
+use dsla_kernels::{Device, Result, Tensor};
 
 /// Parameters of one DSLA layer, all f32 (masters); the same struct holds their gradients.
 #[derive(Clone, Debug)]
@@ -88,8 +89,8 @@ impl DslaParams {
         form: &Form,
         n: Heads,
         hidden: usize,
-        mut make: impl FnMut(&'static str, &[usize]) -> Result<Tensor, E>,
-    ) -> Result<DslaParams, E> {
+        mut make: impl FnMut(&'static str, &[usize]) -> std::result::Result<Tensor, E>,
+    ) -> std::result::Result<DslaParams, E> {
         let shapes = DslaParams::shapes(form, n, hidden);
         let mut get = |name: &str| match shapes.iter().find(|(n, _)| *n == name) {
             Some((name, shape)) => make(name, shape).map(Some),
@@ -107,13 +108,31 @@ impl DslaParams {
         })
     }
 
-    /// All zero, of the same shapes: fresh gradients or optimizer moments.
-    pub fn zeros_like(&self) -> DslaParams {
-        let mut zeros = self.clone();
-        for (_, t) in zeros.tensors_mut() {
-            t.f32_mut().fill(0.0);
-        }
-        zeros
+    /// All zero, of the same shapes, on the same device: fresh gradients or optimizer moments.
+    ///
+    /// Errors: no memory left on the device.
+    pub fn zeros_like(&self) -> Result<DslaParams> {
+        self.map(|t| Tensor::zeros_on(t.device(), t.shape(), t.dtype()))
+    }
+
+    /// A copy on another device.
+    ///
+    /// Errors: no such device, no memory left there.
+    pub fn to_device(&self, device: Device) -> Result<DslaParams> {
+        self.map(|t| t.to_device(device))
+    }
+
+    fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<DslaParams> {
+        let optional = |t: &Option<Tensor>| t.as_ref().map(&f).transpose();
+        Ok(DslaParams {
+            map_q: optional(&self.map_q)?,
+            map_k: optional(&self.map_k)?,
+            gate_w: f(&self.gate_w)?,
+            gate_b: f(&self.gate_b)?,
+            gamma: f(&self.gamma)?,
+            mix: optional(&self.mix)?,
+            slope: optional(&self.slope)?,
+        })
     }
 
     /// Every tensor with its name, in the order of [`DslaParams::shapes`].
@@ -143,7 +162,7 @@ impl DslaParams {
         self.tensors().iter().map(|(_, t)| t.len()).sum()
     }
 
-    /// The two states' weights per query head [2, H]: softmax over the two.
+    /// The two states' weights per query head [2, H]: softmax over the two. For parameters on the host.
     pub fn gamma_weights(&self, heads: usize) -> Tensor {
         let g = self.gamma.f32();
         let cols = g.len() / 2;
@@ -156,20 +175,21 @@ impl DslaParams {
         Tensor::from_f32([2, heads], w)
     }
 
-    /// Gradient of the logits from that of the weights [2, H]: added to `self.gamma`.
-    pub(crate) fn add_gamma_gradient(&mut self, weights: View, d_weights: &[f32]) {
-        let heads = d_weights.len() / 2;
-        let w = match weights.slice() {
-            dsla_kernels::Slice::F32(w) => w,
-            _ => return,
-        };
-        let g = self.gamma.f32_mut();
-        let cols = g.len() / 2;
+    /// Gradient of the logits from that of the weights [2, H]: added to `self.gamma`. A few numbers: computed on the
+    /// host.
+    pub(crate) fn add_gamma_gradient(&mut self, weights: &Tensor, d_weights: &Tensor) -> Result<()> {
+        let (w, dw) = (weights.to_device(Device::Cpu)?, d_weights.to_device(Device::Cpu)?);
+        let (w, dw) = (w.f32(), dw.f32());
+        let heads = dw.len() / 2;
+        let cols = self.gamma.len() / 2;
+        let mut g = vec![0.0; 2 * cols];
         for h in 0..heads {
             let c = if cols == 1 { 0 } else { h };
-            let d = w[h] * w[heads + h] * (d_weights[h] - d_weights[heads + h]);
+            let d = w[h] * w[heads + h] * (dw[h] - dw[heads + h]);
             g[c] += d;
             g[cols + c] -= d;
         }
+        let add = Tensor::from_f32(self.gamma.shape(), g).to_device(self.gamma.device())?;
+        axpby::forward(1.0, add.view(), 1.0, self.gamma.view_mut())
     }
 }

@@ -41,7 +41,7 @@ fn layer(form: Form) -> DslaAttention {
     for (_, t) in params.tensors_mut() {
         t.f32_mut().iter_mut().for_each(|v| *v += 0.3 * rng.normal() as f32);
     }
-    DslaAttention { form, params, heads: HEADS }
+    DslaAttention::new(form, params, HEADS)
 }
 
 fn inputs(t: usize) -> Projected {
@@ -54,7 +54,7 @@ fn inputs(t: usize) -> Projected {
 fn rows(x: &Projected, a: usize, b: usize) -> Projected {
     let cut = |t: &Tensor| {
         let mut out = Tensor::zeros([&[0], &t.dims()[1..]].concat().as_slice(), DType::F32);
-        out.extend(t.rows(a, b));
+        out.extend(t.rows(a, b)).unwrap();
         out
     };
     Projected { q: cut(&x.q), k: cut(&x.k), v: cut(&x.v), hidden: x.hidden.as_ref().map(cut) }
@@ -77,10 +77,10 @@ fn any_split_is_one_pass() {
     for form in forms() {
         let layer = layer(form);
         let x = inputs(150);
-        let mut whole_state = layer.state(DType::F32);
+        let mut whole_state = layer.state(DType::F32).unwrap();
         let whole = layer.forward(&x, &table, &mut whole_state).unwrap();
         for split in [vec![1; 150], vec![64, 64, 22], vec![1, 2, 3, 5, 7, 60, 1, 71], vec![149, 1]] {
-            let (mut state, mut at, mut out) = (layer.state(DType::F32), 0, vec![]);
+            let (mut state, mut at, mut out) = (layer.state(DType::F32).unwrap(), 0, vec![]);
             for n in &split {
                 out.extend_from_slice(
                     layer.forward(&rows(&x, at, at + n), &table, &mut state).unwrap().f32(),
@@ -104,14 +104,14 @@ fn fold_is_having_run_from_the_first_token() {
         let layer = layer(form);
         for t in [1, 5, 63, 64, 65, 150] {
             let x = inputs(t);
-            let mut cache = KvCache::new(HEADS, DType::F32);
+            let mut cache = KvCache::new(HEADS, DType::F32, Device::Cpu).unwrap();
             softmax_attention(&x, &table, &mut cache).unwrap();
             let folded = layer.fold(&cache, &table, DType::F32);
             if !form.foldable() {
                 assert!(folded.unwrap_err().to_string().contains("fold"), "{form:?}");
                 continue;
             }
-            let (mut folded, mut state) = (folded.unwrap(), layer.state(DType::F32));
+            let (mut folded, mut state) = (folded.unwrap(), layer.state(DType::F32).unwrap());
             layer.forward(&x, &table, &mut state).unwrap();
             let what = format!("{form:?} t {t}");
             close(folded.s.f32(), state.s.f32(), &what);
@@ -142,7 +142,7 @@ fn parameter_gradients_match_finite_differences() {
         let run = |layer: &DslaAttention| {
             layer.forward_train(q.clone(), k.clone(), x.v.clone(), &x.k, x.hidden.as_ref()).unwrap()
         };
-        let mut grads = layer.params.zeros_like();
+        let mut grads = layer.params.zeros_like().unwrap();
         layer.backward(&run(&layer), d_out.view(), &mut grads).unwrap();
         let loss = |layer: &DslaAttention| {
             run(layer).out().f32().iter().zip(d_out.f32()).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>()

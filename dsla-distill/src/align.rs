@@ -3,8 +3,8 @@
 
 use crate::Result;
 use dsla_core::attention::{DslaAttention, rotated};
-use dsla_core::kernels::ops::softmax_attention;
-use dsla_core::{DType, DslaParams, Linear, Projected, Tensor};
+use dsla_core::kernels::ops::{axpby, global_norm, mse, softmax_attention};
+use dsla_core::{DType, Device, DslaParams, Linear, Projected, Tensor};
 use dsla_model::Model;
 
 /// One sequence's attention inputs in one layer, as the student gets them.
@@ -33,20 +33,19 @@ pub fn teacher_pass(
     for (l, layer) in model.layers().iter().enumerate().take(last + 1) {
         let h = layer.attn_norm.forward(x.view())?;
         let qkv = layer.qkv.forward(h.view())?;
-        let c = h.dims()[1];
         let mut inputs = Vec::with_capacity(batch.len());
-        let mut mixed = Tensor::zeros([0, heads.heads * heads.head_dim], DType::F32);
+        let mut mixed = Tensor::zeros_on(model.device(), [0, heads.heads * heads.head_dim], DType::F32)?;
         let mut at = 0;
         for seq in batch {
             let t = seq.len();
-            let hidden = Tensor::from_f32([t, c], h.f32()[at * c..(at + t) * c].to_vec());
+            let hidden = h.rows(at, at + t).to_tensor()?;
             let plain = Projected::split(qkv.rows(at, at + t), heads, Some(hidden))?;
             let q = rotated(&plain.q, 0, model.table())?;
-            let k = rotated(&plain.k, 0, model.table())?.to_dtype(model.dtype());
-            let v = plain.v.to_dtype(model.dtype());
-            let mut teacher = Tensor::empty(q.shape(), DType::F32);
+            let k = rotated(&plain.k, 0, model.table())?.to_dtype(model.dtype())?;
+            let v = plain.v.to_dtype(model.dtype())?;
+            let mut teacher = Tensor::empty_on(model.device(), q.shape(), DType::F32)?;
             softmax_attention::forward(q.view(), k.view(), v.view(), teacher.view_mut())?;
-            mixed.extend(teacher.view());
+            mixed.extend(teacher.view())?;
             inputs.push(Inputs { q, k, plain, teacher });
             at += t;
         }
@@ -67,12 +66,24 @@ pub struct Projection {
     backward: Linear,
 }
 
+impl Inputs {
+    /// Copies on the host: calibration and probes run there.
+    pub fn to_host(&self) -> Result<Inputs> {
+        let host = |t: &Tensor| t.to_device(Device::Cpu);
+        let p = &self.plain;
+        let hidden = p.hidden.as_ref().map(host).transpose()?;
+        let plain = Projected { q: host(&p.q)?, k: host(&p.k)?, v: host(&p.v)?, hidden };
+        Ok(Inputs { q: host(&self.q)?, k: host(&self.k)?, plain, teacher: host(&self.teacher)? })
+    }
+}
+
 impl Projection {
     pub fn of(model: &Model, layer: usize) -> Result<Projection> {
         let w = model
             .weights()
             .read(&format!("model.layers.{layer}.self_attn.o_proj.weight"))?
-            .to_dtype(model.dtype());
+            .to_dtype(model.dtype())?
+            .to_device(model.device())?;
         Ok(Projection { forward: Linear::new(&w, None)?, backward: Linear::transposed(&w)? })
     }
 }
@@ -90,33 +101,56 @@ pub fn layer_loss(
     for x in inputs {
         let (t, width) = (x.q.dims()[0], x.q.len() / x.q.dims()[0].max(1));
         let target = projection.forward.forward(x.teacher.view().reshape([t, width]))?;
-        variance += spread(&target);
-        let keys = if student.form.rope { x.k } else { x.plain.k.clone() };
-        let queries = if student.form.rope { x.q } else { x.plain.q.clone() };
+        variance += spread(&target)?;
+        let (queries, keys) = match student.form.rope {
+            true => (x.q, x.k),
+            false => (x.plain.q.try_clone()?, x.plain.k.try_clone()?),
+        };
         let s = student.forward_train(queries, keys, x.plain.v, &x.plain.k, x.plain.hidden.as_ref())?;
-        let mut delta = s.out().clone();
-        delta.f32_mut().iter_mut().zip(x.teacher.f32()).for_each(|(s, t)| *s -= t);
+        let mut delta = s.out().try_clone()?;
+        axpby::forward(-1.0, x.teacher.view(), 1.0, delta.view_mut())?;
         let delta = projection.forward.forward(delta.view().reshape([t, width]))?;
-        error += delta.f32().iter().map(|&d| (d as f64).powi(2)).sum::<f64>();
+        error += squares(&delta)?;
         saved.push((s, delta));
     }
     let variance = variance.max(1e-12);
     let scale = (2.0 / variance) as f32;
     for (s, mut delta) in saved {
-        delta.f32_mut().iter_mut().for_each(|d| *d *= scale);
+        axpby::scale(scale, delta.view_mut())?;
         let d_out = projection.backward.forward(delta.view())?;
         student.backward(&s, d_out.view().reshape(s.out().shape()), grads)?;
     }
     Ok(error / variance)
 }
 
+/// Sum of squares.
+fn squares(x: &Tensor) -> Result<f64> {
+    if x.device() == Device::Cpu {
+        return Ok(x.f32().iter().map(|&d| (d as f64).powi(2)).sum());
+    }
+    let mut norm = Tensor::empty_on(x.device(), [1], DType::F32)?;
+    global_norm::forward(x.view().reshape([x.len()]), norm.view_mut())?;
+    Ok((norm.to_device(Device::Cpu)?.f32()[0] as f64).powi(2))
+}
+
 /// Sum of squared distances from the column means.
-fn spread(x: &Tensor) -> f64 {
+fn spread(x: &Tensor) -> Result<f64> {
     let (rows, cols) = (x.dims()[0], x.dims()[1]);
+    if x.device() != Device::Cpu {
+        // The normalised error of an all-zero prediction is the sum of squares over the spread.
+        let zero = Tensor::zeros_on(x.device(), x.shape(), DType::F32)?;
+        let mut ratio = Tensor::empty_on(x.device(), [1], DType::F32)?;
+        mse::forward(zero.view(), x.view(), ratio.view_mut())?;
+        return Ok(squares(x)? / ratio.to_device(Device::Cpu)?.f32()[0] as f64);
+    }
     let mut mean = vec![0.0f64; cols];
     for row in x.f32().chunks_exact(cols) {
         mean.iter_mut().zip(row).for_each(|(m, &v)| *m += v as f64);
     }
     mean.iter_mut().for_each(|m| *m /= rows as f64);
-    x.f32().chunks_exact(cols).flat_map(|r| r.iter().zip(&mean)).map(|(&v, m)| (v as f64 - m).powi(2)).sum()
+    Ok(x.f32()
+        .chunks_exact(cols)
+        .flat_map(|r| r.iter().zip(&mean))
+        .map(|(&v, m)| (v as f64 - m).powi(2))
+        .sum())
 }

@@ -21,7 +21,8 @@ pub fn calibrate(
     teacher_pass(model, &[window], last, |l, inputs| {
         let fits =
             |f: &dsla_core::Form| f.feature_map == FeatureMap::SoftmaxPm && f.gate == Gate::Scalar && f.rope;
-        match (&mut layers[l], inputs.first()) {
+        let first = inputs.first().map(Inputs::to_host).transpose()?;
+        match (&mut layers[l], &first) {
             (Some(layer), Some(x)) if fits(&layer.form) => {
                 half_lives(layer, &probe(x, layer.form.sinks));
                 weights(layer, x)?;

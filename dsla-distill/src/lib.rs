@@ -26,4 +26,4 @@ pub use error::{Error, Result};
 pub use probe::LayerProbe;
 pub use schedule::cosine;
 pub use sensitivity::{Metric, Sensitivity, sensitivity};
-pub use trainer::{Event, distill};
+pub use trainer::{Event, align_gradients, distill};

@@ -1,4 +1,4 @@
-//! AdamW over a layer's f32 masters, with the gradient clipped by the layer's own norm.
+//! AdamW over a layer's f32 masters, which live on the host, with the gradient clipped by the layer's own norm.
 
 use crate::Result;
 use dsla_core::DslaParams;
@@ -12,8 +12,8 @@ pub struct Moments {
 }
 
 impl Moments {
-    pub fn new(params: &DslaParams) -> Moments {
-        Moments { m: params.zeros_like(), v: params.zeros_like() }
+    pub fn new(params: &DslaParams) -> Result<Moments> {
+        Ok(Moments { m: params.zeros_like()?, v: params.zeros_like()? })
     }
 }
 

@@ -28,6 +28,7 @@ pub fn row(x: &Inputs, h: usize, t: usize, near: impl Fn(usize) -> bool, out: &m
         let s: f32 = match k.slice() {
             dsla_kernels::Slice::F32(k) => q.iter().zip(&k[at..at + d]).map(|(a, b)| a * b).sum(),
             dsla_kernels::Slice::BF16(k) => q.iter().zip(&k[at..at + d]).map(|(a, b)| a * b.to_f32()).sum(),
+            dsla_kernels::Slice::F16(k) => q.iter().zip(&k[at..at + d]).map(|(a, b)| a * b.to_f32()).sum(),
             dsla_kernels::Slice::U32(_) => 0.0,
         };
         out.push(s / (d as f32).sqrt());

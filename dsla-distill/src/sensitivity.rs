@@ -111,7 +111,7 @@ pub fn sensitivity(
             for (i, w) in windows.iter().enumerate() {
                 teacher_pass(model, &[w], n - 1, |l, inputs| {
                     for x in &inputs {
-                        let p = probe(x, 0);
+                        let p = probe(&x.to_host()?, 0);
                         scores[l] += p.entropy.iter().sum::<f64>() / (p.entropy.len() * windows.len()) as f64;
                     }
                     Ok(())

@@ -1,10 +1,12 @@
 //! The run: stages in order, events out, checkpoints and metrics on disk.
 
-use crate::align::{Projection, layer_loss, teacher_pass};
+use crate::align::{Inputs, Projection, layer_loss, teacher_pass};
 use crate::checkpoint::{self, Place};
 use crate::optimizer::{self, Moments};
 use crate::{Config, Corpus, Error, Result, Stage, calibrate, cosine, rank, report};
-use dsla_core::DType;
+use dsla_core::attention::DslaAttention;
+use dsla_core::{DType, Device, DslaParams, Tensor};
+use dsla_kernels::bf16;
 use dsla_kernels::ops::adamw::AdamW;
 use dsla_model::adapter::write_atomic;
 use dsla_model::{Adapter, Model};
@@ -76,8 +78,11 @@ pub fn distill(
     }
     adapter.order.retain(|l| trained.contains(l));
     std::fs::create_dir_all(out).map_err(|e| file_error(out, &e))?;
-    let mut moments: Vec<Option<Moments>> =
-        adapter.layers.iter().map(|l| l.as_ref().map(|l| Moments::new(&l.params))).collect();
+    let mut moments: Vec<Option<Moments>> = adapter
+        .layers
+        .iter()
+        .map(|l| l.as_ref().map(|l| Moments::new(&l.params)).transpose())
+        .collect::<Result<_>>()?;
     let mut place = Place {
         config: config.clone(),
         base: model.weights().fingerprint()?,
@@ -193,8 +198,7 @@ fn align(
             else {
                 return Ok(());
             };
-            let mut grads = layer.params.zeros_like();
-            let loss = layer_loss(layer, projection, inputs, &mut grads)?;
+            let (loss, mut grads) = gradients(model, layer, projection, inputs)?;
             if !loss.is_finite() {
                 let checkpoint = if path.exists() { path.display().to_string() } else { "none".into() };
                 return Err(Error::Diverged { step: place.step, layer: l, loss, checkpoint });
@@ -230,6 +234,44 @@ fn align(
     Ok(())
 }
 
+/// One step of alignment without its update: loss (normalised error, no unit) and gradients (on the host) of each layer
+/// of `adapter` on a batch of sequences of one length; None for layers it does not have.
+///
+/// Errors: what the model or a kernel refuses.
+pub fn align_gradients(
+    model: &Model,
+    adapter: &Adapter,
+    batch: &[&[u32]],
+) -> Result<Vec<Option<(f64, DslaParams)>>> {
+    let mut out: Vec<_> = adapter.layers.iter().map(|_| None).collect();
+    let Some(last) = adapter.layers.iter().rposition(Option::is_some) else { return Ok(out) };
+    teacher_pass(model, batch, last, |l, inputs| {
+        if let Some(layer) = &adapter.layers[l] {
+            out[l] = Some(gradients(model, layer, &Projection::of(model, l)?, inputs)?);
+        }
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// Loss and gradients of one layer, computed on the model's device; the masters and their gradients are on the host.
+fn gradients(
+    model: &Model,
+    layer: &DslaAttention,
+    projection: &Projection,
+    inputs: Vec<Inputs>,
+) -> Result<(f64, DslaParams)> {
+    if model.device() == Device::Cpu {
+        let mut grads = layer.params.zeros_like()?;
+        let loss = layer_loss(layer, projection, inputs, &mut grads)?;
+        return Ok((loss, grads));
+    }
+    let student = layer.to_device(model.device())?;
+    let mut grads = student.params.zeros_like()?;
+    let loss = layer_loss(&student, projection, inputs, &mut grads)?;
+    Ok((loss, grads.to_device(Device::Cpu)?))
+}
+
 /// Metrics up to the checkpoint: later lines belong to steps that will be run again.
 fn kept_metrics(path: &Path, step: u64) -> Result<String> {
     if step == 0 {
@@ -242,7 +284,7 @@ fn kept_metrics(path: &Path, step: u64) -> Result<String> {
 fn round_params(adapter: &mut Adapter) {
     for layer in adapter.layers.iter_mut().flatten() {
         for (_, t) in layer.params.tensors_mut() {
-            *t = t.to_dtype(DType::BF16).to_dtype(DType::F32);
+            *t = Tensor::from_f32(t.shape(), t.f32().iter().map(|&v| bf16::from_f32(v).to_f32()).collect());
         }
     }
 }

@@ -52,8 +52,12 @@ impl std::str::FromStr for Device {
 
     /// `cpu`, `auto`, `cuda` or `cuda:N`.
     fn from_str(s: &str) -> Result<Device> {
-        let unknown =
-            || Error::Argument { op: "device", arg: "name", got: s.into(), want: "cpu, cuda:N or auto".into() };
+        let unknown = || Error::Argument {
+            op: "device",
+            arg: "name",
+            got: s.into(),
+            want: "cpu, cuda:N or auto".into(),
+        };
         match s {
             "cpu" => Ok(Device::Cpu),
             "auto" => Ok(Device::auto()),

@@ -7,7 +7,8 @@ mod common;
 use common::*;
 use dsla_kernels::case::{Case, Precision, Rng};
 use dsla_kernels::{DType, Device, Error, Tensor};
-use ptxsim_cuda::{Fake, Mma, Options};
+use ptxsim::Mma;
+use ptxsim_cuda::{Fake, Options};
 
 /// Ops that have no kernels yet.
 const ABSENT: &[&str] = &[];

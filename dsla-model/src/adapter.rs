@@ -72,11 +72,8 @@ impl Adapter {
     pub fn init(model: &Model, form: &Form) -> Result<Adapter> {
         form.check().map_err(|e| bad("form", "form", &e, "a form that can be"))?;
         let c = model.config();
-        let layer = DslaAttention {
-            form: *form,
-            params: DslaParams::init(form, model.heads(), c.hidden_size),
-            heads: model.heads(),
-        };
+        let params = DslaParams::init(form, model.heads(), c.hidden_size);
+        let layer = DslaAttention::new(*form, params, model.heads());
         Ok(Adapter {
             base_model: BaseModel {
                 name: model.weights().path().file_name().unwrap_or_default().to_string_lossy().into(),
@@ -125,7 +122,7 @@ impl Adapter {
                 let params = DslaParams::build(&meta.form, model.heads(), c.hidden_size, |name, shape| {
                     read_tensor(&tensors, &file, &format!("{prefix}{name}"), shape)
                 })?;
-                Ok(Some(DslaAttention { form: meta.form, params, heads: model.heads() }))
+                Ok(Some(DslaAttention::new(meta.form, params, model.heads())))
             })
             .collect::<Result<_>>()?;
         let Meta { base_model, form, order, quality, training, .. } = meta;

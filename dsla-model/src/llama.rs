@@ -4,7 +4,7 @@ use crate::adapter::Adapter;
 use crate::sequence::{LayerState, Plan, Sequence};
 use crate::weights::ModelFiles;
 use crate::{ChatTemplate, Config, Error, Result, Tokenizer, Weights};
-use dsla_core::attention::softmax_attention;
+use dsla_core::attention::{DslaAttention, softmax_attention};
 use dsla_core::kernels::ops::{embedding, rope::Table};
 use dsla_core::{DType, Device, Heads, Linear, Mlp, Projected, RmsNorm, Tensor};
 use std::path::Path;
@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub struct Model {
     pub(crate) base: Arc<Base>,
     adapter: Option<Arc<Adapter>>,
+    /// The adapter's layers on the model's device; empty on the host, where the adapter's own serve.
+    mixers: Arc<Vec<Option<DslaAttention>>>,
 }
 
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub(crate) struct Base {
     weights: Weights,
     tokenizer: Option<Tokenizer>,
     chat_template: Option<ChatTemplate>,
+    device: Device,
     dtype: DType,
     embedding: Option<Tensor>,
     pub(crate) layers: Vec<Layer>,
@@ -70,26 +73,21 @@ pub struct Step<'a> {
 impl Model {
     /// Load from an HF directory or a `.gguf` file. dtype: f32, or bf16 (weights and KV cache; sums stay f32).
     pub fn load(path: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Model> {
-        match device {
-            Device::Cpu => {}
-            other => {
-                let got = format!("{other:?}");
-                return Err(Error::Argument { op: "load", arg: "device", got, want: "cpu".into() });
-            }
-        }
-        if dtype == DType::U32 {
-            return Err(Error::Argument {
-                op: "load",
-                arg: "dtype",
-                got: "u32".into(),
-                want: "f32 or bf16".into(),
-            });
+        let device = *device;
+        let want = match (dtype, device) {
+            (DType::F32 | DType::BF16, _) | (DType::F16, Device::Cuda(_)) => None,
+            (_, Device::Cpu) => Some("f32 or bf16"),
+            _ => Some("f32, bf16 or f16"),
+        };
+        if let Some(want) = want {
+            let got = dtype.name().into();
+            return Err(Error::Argument { op: "load", arg: "dtype", got, want: want.into() });
         }
         let ModelFiles { config, weights, tokenizer, chat_template } = ModelFiles::open(path.as_ref())?;
         weights.check(&expected(&config))?;
-        let read = |name: &str| Ok::<_, Error>(weights.read(name)?.to_dtype(dtype));
+        let read = |name: &str| Ok::<_, Error>(weights.read(name)?.to_dtype(dtype)?);
         let bias = |name: String, on: bool| -> Result<Option<Tensor>> {
-            if on { Ok(Some(weights.read(&name)?.to_dtype(DType::F32))) } else { Ok(None) }
+            if on { Ok(Some(weights.read(&name)?.to_dtype(DType::F32)?)) } else { Ok(None) }
         };
         let mut layers = Vec::with_capacity(config.num_layers);
         for l in 0..config.num_layers {
@@ -97,7 +95,7 @@ impl Model {
             let fused = |parts: &[&str]| -> Result<Tensor> {
                 let mut all = read(&name(&format!("{}.weight", parts[0])))?;
                 for part in &parts[1..] {
-                    all.extend(read(&name(&format!("{part}.weight")))?.view());
+                    all.extend(read(&name(&format!("{part}.weight")))?.view())?;
                 }
                 Ok(all)
             };
@@ -106,7 +104,7 @@ impl Model {
                 for part in parts {
                     if let Some(b) = bias(name(&format!("{part}.bias")), on)? {
                         match &mut all {
-                            Some(a) => a.extend(b.view()),
+                            Some(a) => a.extend(b.view())?,
                             None => all = Some(b),
                         }
                     }
@@ -114,9 +112,12 @@ impl Model {
                 Ok(all)
             };
             let linear = |parts: &[&str], on: bool| -> Result<Linear> {
-                Ok(Linear::new(&fused(parts)?, fused_bias(parts, on)?)?)
+                let bias = fused_bias(parts, on)?.map(|b| b.to_device(device)).transpose()?;
+                Ok(Linear::new(&fused(parts)?.to_device(device)?, bias)?)
             };
-            let norm = |part: &str| Ok::<_, Error>(RmsNorm::new(weights.read(&name(part))?, config.rms_eps));
+            let norm = |part: &str| {
+                Ok::<_, Error>(RmsNorm::new(weights.read(&name(part))?.to_device(device)?, config.rms_eps)?)
+            };
             let (ab, mb) = (config.attention_bias, config.mlp_bias);
             layers.push(Layer {
                 attn_norm: norm("input_layernorm.weight")?,
@@ -129,19 +130,31 @@ impl Model {
                 },
             });
         }
-        let embedding = read("model.embed_tokens.weight")?;
+        let embedding = read("model.embed_tokens.weight")?.to_device(device)?;
         let head = if config.tie_embeddings {
             Linear::new(&embedding, None)?
         } else {
-            Linear::new(&read("lm_head.weight")?, None)?
+            Linear::new(&read("lm_head.weight")?.to_device(device)?, None)?
         };
-        let norm = RmsNorm::new(weights.read("model.norm.weight")?, config.rms_eps);
+        let norm = RmsNorm::new(weights.read("model.norm.weight")?.to_device(device)?, config.rms_eps)?;
         let table = Table::new(&config.rope.inv_freq(config.head_dim), config.max_position, 1.0);
+        let table = table.to_device(device)?;
         // A tied table is read out of the packed output layer: no second copy.
         let embedding = (!config.tie_embeddings).then_some(embedding);
-        let base =
-            Base { config, weights, tokenizer, chat_template, dtype, embedding, layers, norm, head, table };
-        Ok(Model { base: Arc::new(base), adapter: None })
+        let base = Base {
+            config,
+            weights,
+            tokenizer,
+            chat_template,
+            device,
+            dtype,
+            embedding,
+            layers,
+            norm,
+            head,
+            table,
+        };
+        Ok(Model { base: Arc::new(base), adapter: None, mixers: Arc::new(vec![]) })
     }
 
     /// The same weights with the adapter in `dir`. Errors when it was made for other weights.
@@ -153,6 +166,14 @@ impl Model {
     /// The same weights with this adapter.
     pub fn with_adapter_value(mut self, adapter: Adapter) -> Result<Model> {
         adapter.check(&self)?;
+        self.mixers = Arc::new(match self.device() {
+            Device::Cpu => vec![],
+            device => {
+                let move_there =
+                    |l: &Option<DslaAttention>| l.as_ref().map(|l| l.to_device(device)).transpose();
+                adapter.layers.iter().map(move_there).collect::<dsla_core::kernels::Result<_>>()?
+            }
+        });
         self.adapter = Some(Arc::new(adapter));
         Ok(self)
     }
@@ -161,6 +182,7 @@ impl Model {
     /// beyond it is the model's own affair.
     pub fn with_positions(mut self, positions: usize) -> Result<Model> {
         let table = Table::new(&self.base.config.rope.inv_freq(self.base.config.head_dim), positions, 1.0);
+        let table = table.to_device(self.device())?;
         let base = Arc::get_mut(&mut self.base).ok_or_else(|| Error::Argument {
             op: "with_positions",
             arg: "model",
@@ -179,6 +201,11 @@ impl Model {
     /// Its tensors on disk.
     pub fn weights(&self) -> &Weights {
         &self.base.weights
+    }
+
+    /// Where the weights are and the model runs.
+    pub fn device(&self) -> Device {
+        self.base.device
     }
 
     /// Model dtype.
@@ -247,15 +274,23 @@ impl Model {
     pub fn new_sequence(&self, plan: &Plan) -> Result<Sequence> {
         let layers = (0..self.config().num_layers)
             .map(|l| match plan.is_converted(l) {
-                true => Ok(LayerState::Dsla(Box::new(self.dsla(l)?.state(self.dtype())))),
-                false => Ok(LayerState::Softmax(dsla_core::KvCache::new(self.heads(), self.dtype()))),
+                true => Ok(LayerState::Dsla(Box::new(self.dsla(l)?.state(self.dtype())?))),
+                false => Ok(LayerState::Softmax(dsla_core::KvCache::new(
+                    self.heads(),
+                    self.dtype(),
+                    self.device(),
+                )?)),
             })
             .collect::<Result<_>>()?;
         Ok(Sequence { layers, len: 0 })
     }
 
-    pub(crate) fn dsla(&self, layer: usize) -> Result<&dsla_core::attention::DslaAttention> {
-        self.adapter.as_ref().and_then(|a| a.layers.get(layer)?.as_ref()).ok_or_else(|| Error::Argument {
+    pub(crate) fn dsla(&self, layer: usize) -> Result<&DslaAttention> {
+        let layers = match self.device() {
+            Device::Cpu => self.adapter.as_ref().map(|a| &a.layers),
+            _ => Some(&*self.mixers),
+        };
+        layers.and_then(|l| l.get(layer)?.as_ref()).ok_or_else(|| Error::Argument {
             op: "plan",
             arg: "layer",
             got: format!("layer {layer} converted"),
@@ -275,11 +310,17 @@ impl Model {
                 want: format!("ids below {vocab}"),
             });
         }
-        let mut x = Tensor::empty([tokens.len(), c], DType::F32);
+        let mut x = Tensor::empty_on(self.device(), [tokens.len(), c], DType::F32)?;
         match &self.base.embedding {
             Some(table) => {
                 let ids = Tensor::from_u32([tokens.len()], tokens.to_vec());
                 embedding::forward(table.view(), ids.view(), x.view_mut())?;
+            }
+            None if self.device() != Device::Cpu => {
+                let ids = Tensor::from_u32([tokens.len()], tokens.to_vec());
+                let table =
+                    self.base.head.weight().as_view().ok_or_else(|| self.lacks("embedding", "a table"))?;
+                embedding::forward(table, ids.view(), x.view_mut())?;
             }
             None => {
                 for (row, &id) in x.f32_mut().chunks_exact_mut(c).zip(tokens) {
@@ -311,9 +352,9 @@ impl Model {
             }
             at += n;
         }
-        let mut picked = Tensor::zeros([0, self.config().hidden_size], DType::F32);
+        let mut picked = Tensor::zeros_on(self.device(), [0, self.config().hidden_size], DType::F32)?;
         for (a, b) in rows {
-            picked.extend(x.rows(a, b));
+            picked.extend(x.rows(a, b))?;
         }
         self.logits(picked.view())
     }
@@ -339,7 +380,7 @@ impl Model {
         for (l, layer) in self.base.layers.iter().enumerate() {
             let h = layer.attn_norm.forward(x.view())?;
             let qkv = layer.qkv.forward(h.view())?;
-            let mut mixed = Tensor::zeros([0, width], DType::F32);
+            let mut mixed = Tensor::zeros_on(self.device(), [0, width], DType::F32)?;
             let mut at = 0;
             for s in steps.iter_mut() {
                 let n = s.tokens.len();
@@ -350,15 +391,15 @@ impl Model {
                     }
                     LayerState::Dsla(state) => {
                         let dsla = self.dsla(l)?;
-                        let hidden = (!dsla.form.foldable()).then(|| {
-                            let c = h.dims()[1];
-                            Tensor::from_f32([n, c], h.f32()[at * c..(at + n) * c].to_vec())
-                        });
+                        let hidden = match dsla.form.foldable() {
+                            true => None,
+                            false => Some(h.rows(at, at + n).to_tensor()?),
+                        };
                         let p = Projected::split(qkv.rows(at, at + n), heads, hidden)?;
                         dsla.forward(&p, &self.base.table, state)?
                     }
                 };
-                mixed.extend(out.view());
+                mixed.extend(out.view())?;
                 at += n;
             }
             layer.o.forward_into(mixed.view(), dsla_core::kernels::ops::linear::Into::Add, x.view_mut())?;

@@ -68,7 +68,7 @@ pub fn run_layer(input: &Path, output: &Path) -> Result<()> {
     let params = DslaParams::build(&form, n, c, |name, shape| {
         let two = |a: &str, b: &str, one: &[usize]| -> Result<Tensor> {
             let mut both = file.tensor(a, Some(one))?;
-            both.extend(file.tensor(b, Some(one))?.view());
+            both.extend(file.tensor(b, Some(one))?.view())?;
             Ok(both.reshape(shape))
         };
         match name {
@@ -77,7 +77,7 @@ pub fn run_layer(input: &Path, output: &Path) -> Result<()> {
             _ => Ok(file.tensor("alpha_list", Some(&[2]))?.reshape(shape)),
         }
     })?;
-    let layer = DslaAttention { form, params, heads: n };
+    let layer = DslaAttention::new(form, params, n);
     let table = Table::new(&[], 0, 1.0);
     let (mut out, mut states) = (vec![], [vec![], vec![]]);
     for i in 0..b {
@@ -86,7 +86,7 @@ pub fn run_layer(input: &Path, output: &Path) -> Result<()> {
             Ok::<_, Error>(w.forward(hidden.view())?.reshape([t, heads, n.head_dim]))
         };
         let (q, k, v) = (heads_of(&wq, n.heads)?, heads_of(&wk, n.kv_heads)?, heads_of(&wv, n.kv_heads)?);
-        let mut state = layer.state(DType::F32);
+        let mut state = layer.state(DType::F32)?;
         let y = layer.forward(&Projected { q, k, v, hidden: Some(hidden) }, &table, &mut state)?;
         out.extend_from_slice(wo.forward(y.reshape([t, rows]).view())?.f32());
         let half = state.s.len() / 2;

@@ -326,11 +326,16 @@ fn checked_forward<B: Backend>(backend: &B, feeds: &mut [Feed<B::Sequence>]) -> 
     let logits = backend.forward(feeds)?;
     match logits.dims() {
         [got, vocab] if *got == rows => {
-            let mut each = logits
-                .f32()
-                .chunks_exact((*vocab).max(1))
-                .map(|row| Tensor::from_f32([*vocab], row.to_vec()));
-            Ok(wanted.into_iter().map(|w| if w { each.next() } else { None }).collect())
+            let mut next = 0;
+            let mut row = || {
+                next += 1;
+                Ok(logits
+                    .rows(next - 1, next)
+                    .to_tensor()
+                    .map_err(dsla_model::Error::from)?
+                    .reshape([*vocab]))
+            };
+            wanted.into_iter().map(|w| w.then(&mut row).transpose()).collect()
         }
         dims => {
             Err(Error::internal("logits of a step", format!("{dims:?}"), format!("[{rows}, vocabulary]")))

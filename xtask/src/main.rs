@@ -1,5 +1,6 @@
 //! All automation of the workspace: `cargo xtask --help`.
 
+mod ptx;
 mod reference;
 mod steps;
 mod tidy;
@@ -22,6 +23,21 @@ xflags::xflags! {
         }
         /// Check what a reviewer would nag about: file sizes, dependency rules, unsafe, links, changelog.
         cmd tidy {}
+        /// The PTX kernels without a GPU: every module through ptxas, resources against the committed table.
+        cmd ptx {
+            /// Only write every expanded module into this directory.
+            optional --emit dir: PathBuf
+            /// Run conformance on the simulator instead.
+            optional --sim
+            /// One op of `--sim` or `--report`.
+            optional --op name: String
+            /// What each kernel costs: registers, occupancy, instruction mix, conflicts, bytes, roofline estimates.
+            optional --report
+            /// The report as one JSON object.
+            optional --json
+            /// Write the table of resources instead of comparing with it.
+            optional --bless
+        }
         /// Build in release mode and run the demonstration.
         cmd demo {
             /// Distil an adapter first instead of showing what is there.
@@ -64,6 +80,7 @@ fn run(flags: Xtask) -> anyhow::Result<()> {
         XtaskCmd::Test(f) => run.test(f.peers),
         XtaskCmd::Ci(f) => run.ci(f.skip_tests),
         XtaskCmd::Tidy(_) => run.tidy(),
+        XtaskCmd::Ptx(f) => ptx::run(&run, &f),
         XtaskCmd::Demo(f) => run.demo(f.distill),
         XtaskCmd::Bench(f) => run.bench(&f.args),
         XtaskCmd::Reference(f) => reference::run(&run, &f),

@@ -46,6 +46,7 @@ impl Steps {
                 .run()
                 .context("python3 does not run: install Python 3 with pip")
         })?;
+        crate::ptx::gate(self, false)?;
         self.step("build tests and binaries", || {
             Ok(cmd!(sh, "cargo build --workspace --lib --bins --tests --examples --features {FEATURES}")
                 .run()?)

@@ -3,8 +3,17 @@
 use super::{KvCache, Projected, rotated, turn};
 use crate::{DslaParams, FeatureMap, Form, Gate, GateInput, Heads, Normalizer};
 use dsla_kernels::ops::rope::Table;
-use dsla_kernels::ops::{dsla as op, feature_map, gate};
-use dsla_kernels::{DType, Result, Tensor};
+use dsla_kernels::ops::{axpby, copy, dsla as op, feature_map, gate};
+use dsla_kernels::{DType, Device, Result, Tensor};
+use std::borrow::Cow;
+
+/// The tensor itself, or a copy in f32.
+fn as_f32(x: &Tensor) -> Result<Cow<'_, Tensor>> {
+    Ok(match x.dtype() {
+        DType::F32 => Cow::Borrowed(x),
+        _ => Cow::Owned(x.to_dtype(DType::F32)?),
+    })
+}
 
 /// What one sequence keeps of its past in one DSLA layer: fixed size, however long the past.
 #[derive(Clone, Debug)]
@@ -35,10 +44,12 @@ impl DslaState {
 pub struct DslaAttention {
     /// What kind of layer.
     pub form: Form,
-    /// Trained.
+    /// Trained. On the host they may change; copies on a device are made by [`DslaAttention::to_device`] and never do.
     pub params: DslaParams,
     /// Sizes.
     pub heads: Heads,
+    /// On a device: the states' weights [2, H], computed once.
+    gamma: Option<Tensor>,
 }
 
 /// What the backward pass wants of a forward pass over a whole sequence.
@@ -58,6 +69,39 @@ pub struct Saved {
 }
 
 impl DslaAttention {
+    /// A layer over parameters on the host.
+    pub fn new(form: Form, params: DslaParams, heads: Heads) -> DslaAttention {
+        DslaAttention { form, params, heads, gamma: None }
+    }
+
+    /// Where its parameters are.
+    pub fn device(&self) -> Device {
+        self.params.gate_w.device()
+    }
+
+    /// A copy with its parameters on another device.
+    ///
+    /// Errors: no such device, no memory left there.
+    pub fn to_device(&self, device: Device) -> Result<DslaAttention> {
+        let params = self.params.to_device(device)?;
+        let gamma = match device {
+            Device::Cpu => None,
+            _ => {
+                let host = self.params.to_device(Device::Cpu)?;
+                Some(host.gamma_weights(self.heads.heads).to_device(device)?)
+            }
+        };
+        Ok(DslaAttention { params, gamma, ..self.clone() })
+    }
+
+    /// The two states' weights per query head [2, H].
+    fn gamma_weights(&self) -> Cow<'_, Tensor> {
+        match &self.gamma {
+            Some(g) => Cow::Borrowed(g),
+            None => Cow::Owned(self.params.gamma_weights(self.heads.heads)),
+        }
+    }
+
     /// Decays per state and kv head.
     fn decays(&self) -> usize {
         match self.form.gate {
@@ -66,17 +110,20 @@ impl DslaAttention {
         }
     }
 
-    /// The state of a sequence that has seen nothing.
-    pub fn state(&self, dtype: DType) -> DslaState {
+    /// The state of a sequence that has seen nothing, on this layer's device.
+    ///
+    /// Errors: no memory left there.
+    pub fn state(&self, dtype: DType) -> Result<DslaState> {
         let (g, d, f) = (self.heads.kv_heads, self.heads.head_dim, self.form.features(self.heads.head_dim));
-        DslaState {
-            s: Tensor::zeros([2, g, f, d], DType::F32),
-            z: Tensor::zeros([2, g, f], DType::F32),
-            ring: KvCache::new(self.heads, dtype),
-            sinks: KvCache::new(self.heads, dtype),
-            ring_decay: Tensor::zeros([0, 2, g, self.decays()], DType::F32),
+        let device = self.device();
+        Ok(DslaState {
+            s: Tensor::zeros_on(device, [2, g, f, d], DType::F32)?,
+            z: Tensor::zeros_on(device, [2, g, f], DType::F32)?,
+            ring: KvCache::new(self.heads, dtype, device)?,
+            sinks: KvCache::new(self.heads, dtype, device)?,
+            ring_decay: Tensor::zeros_on(device, [0, 2, g, self.decays()], DType::F32)?,
             len: 0,
-        }
+        })
     }
 
     /// Bytes of a sequence's state once its ring is full.
@@ -92,13 +139,12 @@ impl DslaAttention {
         let (t, g, d) = (k.dims()[0], self.heads.kv_heads, self.heads.head_dim);
         match self.form.gate_input {
             GateInput::Kv => {
-                let (k, v) = (k.to_vec_f32(), v.to_vec_f32());
-                let mut x = Vec::with_capacity(2 * k.len());
-                for (k, v) in k.chunks_exact(d).zip(v.chunks_exact(d)) {
-                    x.extend_from_slice(k);
-                    x.extend_from_slice(v);
+                let mut x = Tensor::empty_on(k.device(), [t * g, 2 * d], DType::F32)?;
+                for (part, at) in [(k, 0), (v, d)] {
+                    let part = as_f32(part)?;
+                    copy::columns(part.view().reshape([t * g, d]), 0, d, x.view_mut(), at)?;
                 }
-                Ok(Tensor::from_f32([t, g, 2 * d], x))
+                Ok(x.reshape([t, g, 2 * d]))
             }
             GateInput::Hidden => {
                 let hidden = hidden.ok_or_else(|| dsla_kernels::Error::Argument {
@@ -107,14 +153,15 @@ impl DslaAttention {
                     got: "none".into(),
                     want: "the layer's input: these gates read it".into(),
                 })?;
-                Ok(hidden.clone().reshape([t, 1, hidden.len() / t.max(1)]))
+                Ok(hidden.try_clone()?.reshape([t, 1, hidden.len() / t.max(1)]))
             }
         }
     }
 
     fn log_decays(&self, gate_x: &Tensor) -> Result<Tensor> {
         let t = gate_x.dims()[0];
-        let mut y = Tensor::empty([t, 2, self.heads.kv_heads, self.decays()], DType::F32);
+        let shape = [t, 2, self.heads.kv_heads, self.decays()];
+        let mut y = Tensor::empty_on(gate_x.device(), shape, DType::F32)?;
         let p = &self.params;
         gate::forward(gate_x.view(), p.gate_w.view(), p.gate_b.view(), self.form.gate_scale, y.view_mut())?;
         Ok(y)
@@ -124,14 +171,16 @@ impl DslaAttention {
         let [t, n, d] = x.dims("dsla", "features")?;
         match (self.form.feature_map, map) {
             (FeatureMap::SoftmaxPm, Some(w)) => {
-                let mut y = Tensor::empty([t, n, 2 * d], DType::F32);
+                let mut y = Tensor::empty_on(x.device(), [t, n, 2 * d], DType::F32)?;
                 feature_map::forward(x, w.view(), y.view_mut())?;
                 Ok(y)
             }
             _ => {
-                let mut y = Tensor::zeros([0, n, d], DType::F32);
-                y.extend(x);
-                y.f32_mut().iter_mut().for_each(|v| *v *= scale);
+                let mut y = Tensor::empty_on(x.device(), [t, n, d], DType::F32)?;
+                copy::cast(x, y.view_mut())?;
+                if scale != 1.0 {
+                    axpby::scale(scale, y.view_mut())?;
+                }
                 Ok(y)
             }
         }
@@ -140,14 +189,13 @@ impl DslaAttention {
     /// Features of keys that leave the window, the first of them at position `oldest`: sinks have none.
     fn key_features(&self, k: dsla_kernels::View, oldest: usize) -> Result<Tensor> {
         let mut phi = self.features(k, &self.params.map_k, 1.0)?;
-        self.zero_sinks(&mut phi, oldest);
+        self.zero_sinks(&mut phi, oldest)?;
         Ok(phi)
     }
 
-    fn zero_sinks(&self, phi: &mut Tensor, oldest: usize) {
+    fn zero_sinks(&self, phi: &mut Tensor, oldest: usize) -> Result<()> {
         let sinks = self.form.sinks.saturating_sub(oldest).min(phi.dims()[0]);
-        let row = phi.len() / phi.dims()[0].max(1);
-        phi.f32_mut()[..sinks * row].fill(0.0);
+        phi.zero_rows(0, sinks)
     }
 
     fn query_scale(&self) -> f32 {
@@ -155,8 +203,11 @@ impl DslaAttention {
     }
 
     /// A per-head tensor of the parameters, or zeros: forms without a window have none.
-    fn per_head(&self, x: &Option<Tensor>) -> Tensor {
-        x.clone().unwrap_or_else(|| Tensor::zeros([self.heads.heads], DType::F32))
+    fn per_head<'a>(&self, x: &'a Option<Tensor>) -> Result<Cow<'a, Tensor>> {
+        match x {
+            Some(x) => Ok(Cow::Borrowed(x)),
+            None => Ok(Cow::Owned(Tensor::zeros_on(self.device(), [self.heads.heads], DType::F32)?)),
+        }
     }
 
     fn normalizer(&self) -> op::Normalizer {
@@ -180,18 +231,17 @@ impl DslaAttention {
             (&x.q, &x.k)
         };
         let fresh = self.form.sinks.saturating_sub(first).min(x.len());
-        state.sinks.k.extend(k.rows(0, fresh));
-        state.sinks.v.extend(x.v.rows(0, fresh));
-        state.ring.k.extend(k.view());
-        state.ring.v.extend(x.v.view());
-        state.ring_decay.extend(decay.view());
+        state.sinks.k.extend(k.rows(0, fresh))?;
+        state.sinks.v.extend(x.v.rows(0, fresh))?;
+        state.ring.k.extend(k.view())?;
+        state.ring.v.extend(x.v.view())?;
+        state.ring_decay.extend(decay.view())?;
         let leaving = state.ring.len().saturating_sub(form.window);
         let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
         let oldest = first + x.len() - state.ring.len();
         let phi_k = self.key_features(state.ring.k.rows(0, leaving), oldest)?;
-        let (gamma, mix, slope) =
-            (p.gamma_weights(self.heads.heads), self.per_head(&p.mix), self.per_head(&p.slope));
-        let mut out = Tensor::empty(x.q.shape(), DType::F32);
+        let (gamma, mix, slope) = (self.gamma_weights(), self.per_head(&p.mix)?, self.per_head(&p.slope)?);
+        let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), DType::F32)?;
         let args = op::Args {
             q: q.view(),
             k: state.ring.k.view(),
@@ -210,9 +260,9 @@ impl DslaAttention {
         };
         let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
         op::forward(&args, into, None, out.view_mut())?;
-        state.ring.k.drop_front(leaving);
-        state.ring.v.drop_front(leaving);
-        state.ring_decay.drop_front(leaving);
+        state.ring.k.drop_front(leaving)?;
+        state.ring.v.drop_front(leaving)?;
+        state.ring_decay.drop_front(leaving)?;
         state.len += x.len();
         Ok(out)
     }
@@ -228,8 +278,8 @@ impl DslaAttention {
                 want: "kv: a cache does not hold the layer's inputs".into(),
             });
         }
-        let mut state = self.state(dtype);
-        let mut plain = cache.k.to_dtype(DType::F32);
+        let mut state = self.state(dtype)?;
+        let mut plain = cache.k.to_dtype(DType::F32)?;
         turn(&mut plain, 0, table, true)?;
         let decay = self.log_decays(&self.gate_input(&plain, &cache.v, None)?)?;
         let leaving = cache.len().saturating_sub(self.form.window);
@@ -238,11 +288,11 @@ impl DslaAttention {
         let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
         op::fold(phi_k.view(), cache.v.rows(0, leaving), decay.rows(0, leaving), into)?;
         let sinks = self.form.sinks.min(cache.len());
-        state.sinks.k.extend(keys.rows(0, sinks));
-        state.sinks.v.extend(cache.v.rows(0, sinks));
-        state.ring.k.extend(keys.rows(leaving, cache.len()));
-        state.ring.v.extend(cache.v.rows(leaving, cache.len()));
-        state.ring_decay.extend(decay.rows(leaving, cache.len()));
+        state.sinks.k.extend(keys.rows(0, sinks))?;
+        state.sinks.v.extend(cache.v.rows(0, sinks))?;
+        state.ring.k.extend(keys.rows(leaving, cache.len()))?;
+        state.ring.v.extend(cache.v.rows(leaving, cache.len()))?;
+        state.ring_decay.extend(decay.rows(leaving, cache.len()))?;
         state.len = cache.len();
         Ok(state)
     }
@@ -264,11 +314,12 @@ impl DslaAttention {
         let leaving = t.saturating_sub(self.form.window);
         let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
         let phi_k = self.key_features(k.rows(0, leaving), 0)?;
+        let device = q.device();
         let mut saved = Saved {
-            out: Tensor::empty(q.shape(), DType::F32),
-            den: Tensor::empty([t, h], DType::F32),
-            peak: Tensor::empty([t, h], DType::F32),
-            gamma: p.gamma_weights(h),
+            out: Tensor::empty_on(device, q.shape(), DType::F32)?,
+            den: Tensor::empty_on(device, [t, h], DType::F32)?,
+            peak: Tensor::empty_on(device, [t, h], DType::F32)?,
+            gamma: self.gamma_weights().into_owned(),
             q,
             k,
             v,
@@ -278,10 +329,11 @@ impl DslaAttention {
             phi_q,
             phi_k,
         };
-        let mut state = self.state(DType::F32);
-        let (mix, slope) = (self.per_head(&p.mix), self.per_head(&p.slope));
-        let mut out = Tensor::empty(saved.q.shape(), DType::F32);
-        let (mut den, mut peak) = (Tensor::empty([t, h], DType::F32), Tensor::empty([t, h], DType::F32));
+        let mut state = self.state(DType::F32)?;
+        let (mix, slope) = (self.per_head(&p.mix)?, self.per_head(&p.slope)?);
+        let mut out = Tensor::empty_on(device, saved.q.shape(), DType::F32)?;
+        let mut den = Tensor::empty_on(device, [t, h], DType::F32)?;
+        let mut peak = Tensor::empty_on(device, [t, h], DType::F32)?;
         let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
         let keep = op::Saved { den: den.view_mut(), peak: peak.view_mut() };
         op::forward(&self.args(&saved, &mix, &slope), into, Some(keep), out.view_mut())?;
@@ -312,14 +364,16 @@ impl DslaAttention {
     pub fn backward(&self, saved: &Saved, d_out: dsla_kernels::View, grads: &mut DslaParams) -> Result<()> {
         let (h, leaving) = (self.heads.heads, saved.leaving);
         let p = &self.params;
-        let (mix, slope) = (self.per_head(&p.mix), self.per_head(&p.slope));
-        let zero = self.state(DType::F32);
-        let like = |t: &Tensor| Tensor::empty(t.shape(), DType::F32);
-        let (mut d_phi_q, mut d_phi_k) = (like(&saved.phi_q), like(&saved.phi_k));
-        let mut d_decay = Tensor::zeros(saved.log_decay.shape(), DType::F32);
-        let mut d_gamma = Tensor::zeros([2, h], DType::F32);
-        let (mut d_mix, mut d_slope) = (Tensor::zeros([h], DType::F32), Tensor::zeros([h], DType::F32));
-        let (mut d_s, mut d_z) = (zero.s.clone(), zero.z.clone());
+        let (mix, slope) = (self.per_head(&p.mix)?, self.per_head(&p.slope)?);
+        let zero = self.state(DType::F32)?;
+        let device = self.device();
+        let like = |t: &Tensor| Tensor::empty_on(device, t.shape(), DType::F32);
+        let (mut d_phi_q, mut d_phi_k) = (like(&saved.phi_q)?, like(&saved.phi_k)?);
+        let mut d_decay = Tensor::zeros_on(device, saved.log_decay.shape(), DType::F32)?;
+        let mut d_gamma = Tensor::zeros_on(device, [2, h], DType::F32)?;
+        let mut d_mix = Tensor::zeros_on(device, [h], DType::F32)?;
+        let mut d_slope = Tensor::zeros_on(device, [h], DType::F32)?;
+        let (mut d_s, mut d_z) = (zero.s.try_clone()?, zero.z.try_clone()?);
         let into = op::Grads {
             phi_q: d_phi_q.view_mut(),
             phi_k: d_phi_k.view_mut(),
@@ -342,7 +396,7 @@ impl DslaAttention {
             d_out,
             into,
         )?;
-        self.zero_sinks(&mut d_phi_k, 0);
+        self.zero_sinks(&mut d_phi_k, 0)?;
         for (map, grad, x, phi, d_phi) in [
             (&p.map_q, &mut grads.map_q, saved.q.view(), &saved.phi_q, &d_phi_q),
             (&p.map_k, &mut grads.map_k, saved.k.rows(0, leaving), &saved.phi_k, &d_phi_k),
@@ -361,10 +415,10 @@ impl DslaAttention {
             grads.gate_b.view_mut(),
             None,
         )?;
-        grads.add_gamma_gradient(saved.gamma.view(), d_gamma.f32());
+        grads.add_gamma_gradient(&saved.gamma, &d_gamma)?;
         for (grad, d) in [(&mut grads.mix, &d_mix), (&mut grads.slope, &d_slope)] {
             if let Some(grad) = grad {
-                grad.f32_mut().iter_mut().zip(d.f32()).for_each(|(g, d)| *g += d);
+                axpby::forward(1.0, d.view(), 1.0, grad.view_mut())?;
             }
         }
         Ok(())

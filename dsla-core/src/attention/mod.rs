@@ -6,8 +6,9 @@ mod softmax;
 pub use dsla::{DslaAttention, DslaState, Saved};
 pub use softmax::{KvCache, softmax_attention};
 
+use dsla_kernels::ops::copy;
 use dsla_kernels::ops::rope::{self, Table};
-use dsla_kernels::{Result, Tensor, View};
+use dsla_kernels::{DType, Result, Tensor, View};
 
 /// Head counts and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +40,13 @@ impl Projected {
         let (h, g, d) = (n.heads, n.kv_heads, n.head_dim);
         let [t, _] = qkv.dims("projected", "qkv")?;
         let width = (h + 2 * g) * d;
-        let x = qkv.expect_f32("projected", "qkv", &[t, width])?;
+        qkv.expect_shape("projected", "qkv", &[t, width])?;
         let cut = |from: usize, heads: usize| {
-            let mut out = Vec::with_capacity(t * heads * d);
-            for row in x.chunks_exact(width) {
-                out.extend_from_slice(&row[from * d..(from + heads) * d]);
-            }
-            Tensor::from_f32([t, heads, d], out)
+            let mut out = Tensor::empty_on(qkv.device(), [t, heads * d], DType::F32)?;
+            copy::columns(qkv, from * d, heads * d, out.view_mut(), 0)?;
+            Ok(out.reshape([t, heads, d]))
         };
-        Ok(Projected { q: cut(0, h), k: cut(h, g), v: cut(h + g, g), hidden })
+        Ok(Projected { q: cut(0, h)?, k: cut(h, g)?, v: cut(h + g, g)?, hidden })
     }
 
     /// New tokens.
@@ -63,7 +62,7 @@ impl Projected {
 
 /// A rotated copy of x [T, heads, D] at positions `first..first + T`.
 pub fn rotated(x: &Tensor, first: usize, table: &Table) -> Result<Tensor> {
-    let mut y = x.clone();
+    let mut y = x.try_clone()?;
     turn(&mut y, first, table, false)?;
     Ok(y)
 }
@@ -71,6 +70,7 @@ pub fn rotated(x: &Tensor, first: usize, table: &Table) -> Result<Tensor> {
 /// Rotate (or un-rotate) x [T, heads, D] in place at positions `first..first + T`.
 pub fn turn(x: &mut Tensor, first: usize, table: &Table, inverse: bool) -> Result<()> {
     let t = x.dims()[0];
+    // On the host whatever x is on: the op checks them there and takes them along.
     let positions = Tensor::from_u32([t], (first as u32..(first + t) as u32).collect());
     rope::forward(x.view_mut(), positions.view(), table, inverse)
 }

@@ -4,7 +4,7 @@ use super::{Projected, rotated};
 use crate::Heads;
 use dsla_kernels::ops::rope::Table;
 use dsla_kernels::ops::softmax_attention as op;
-use dsla_kernels::{DType, Result, Tensor};
+use dsla_kernels::{DType, Device, Result, Tensor};
 
 /// Rotated keys and values of one sequence in one layer, in model dtype.
 #[derive(Clone, Debug)]
@@ -16,10 +16,12 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Empty.
-    pub fn new(n: Heads, dtype: DType) -> KvCache {
-        let none = || Tensor::zeros([0, n.kv_heads, n.head_dim], dtype);
-        KvCache { k: none(), v: none() }
+    /// Empty, on a device.
+    ///
+    /// Errors: no such device.
+    pub fn new(n: Heads, dtype: DType, device: Device) -> Result<KvCache> {
+        let none = || Tensor::zeros_on(device, [0, n.kv_heads, n.head_dim], dtype);
+        Ok(KvCache { k: none()?, v: none()? })
     }
 
     /// Tokens held.
@@ -42,9 +44,9 @@ impl KvCache {
 pub fn softmax_attention(x: &Projected, table: &Table, cache: &mut KvCache) -> Result<Tensor> {
     let first = cache.len();
     let q = rotated(&x.q, first, table)?;
-    cache.k.extend(rotated(&x.k, first, table)?.view());
-    cache.v.extend(x.v.view());
-    let mut out = Tensor::empty(x.q.shape(), DType::F32);
+    cache.k.extend(rotated(&x.k, first, table)?.view())?;
+    cache.v.extend(x.v.view())?;
+    let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), DType::F32)?;
     op::forward(q.view(), cache.k.view(), cache.v.view(), out.view_mut())?;
     Ok(out)
 }

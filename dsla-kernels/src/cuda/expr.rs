@@ -115,7 +115,9 @@ impl<'a> Parser<'a> {
             let rest = self.peek();
             let single = |op: &str| matches!(op, "|" | "&") && rest[1..].starts_with(op);
             let shift = |op: &str| matches!(op, "<" | ">") && rest[1..].starts_with(op);
-            let Some(op) = LEVELS[level].iter().find(|op| rest.starts_with(**op) && !single(op) && !shift(op)) else {
+            let Some(op) =
+                LEVELS[level].iter().find(|op| rest.starts_with(**op) && !single(op) && !shift(op))
+            else {
                 return Ok(left);
             };
             self.take(op);

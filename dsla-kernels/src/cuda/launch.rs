@@ -66,7 +66,13 @@ pub struct Launch {
 /// Begin a launch of `entry` from `source` specialised to `values` on `device`.
 ///
 /// Errors: no driver; a specialisation that does not exist; a module the driver refuses.
-pub fn launch(op: &'static str, device: Device, source: &'static Source, values: &[&str], entry: &'static str) -> Result<Launch> {
+pub fn launch(
+    op: &'static str,
+    device: Device,
+    source: &'static Source,
+    values: &[&str],
+    entry: &'static str,
+) -> Result<Launch> {
     let Device::Cuda(ordinal) = device else {
         return Err(Error::Argument { op, arg: "device", got: device.to_string(), want: "cuda".into() });
     };
@@ -88,7 +94,14 @@ impl Launch {
     }
 
     /// [`Launch::input`] with another alignment: the element size for kernels with scalar accesses.
-    pub fn input_aligned(mut self, name: &'static str, x: View, dtype: DType, want: &[usize], align: u64) -> Launch {
+    pub fn input_aligned(
+        mut self,
+        name: &'static str,
+        x: View,
+        dtype: DType,
+        want: &[usize],
+        align: u64,
+    ) -> Launch {
         let checked = self.check(name, x, dtype, want, align);
         let address = checked.unwrap_or_else(|e| {
             self.wrong.get_or_insert(e);
@@ -118,7 +131,14 @@ impl Launch {
     }
 
     /// [`Launch::output`] with another alignment.
-    pub fn output_aligned(self, name: &'static str, y: &mut ViewMut, dtype: DType, want: &[usize], align: u64) -> Launch {
+    pub fn output_aligned(
+        self,
+        name: &'static str,
+        y: &mut ViewMut,
+        dtype: DType,
+        want: &[usize],
+        align: u64,
+    ) -> Launch {
         self.input_aligned(name, y.as_view(), dtype, want, align)
     }
 
@@ -175,7 +195,8 @@ impl Launch {
             return Err(e);
         }
         let Grid(x, y, z) = grid.into();
-        let given: Vec<_> = self.names.iter().zip(&self.args).map(|(n, a)| (n.to_string(), a.ty().to_string())).collect();
+        let given: Vec<_> =
+            self.names.iter().zip(&self.args).map(|(n, a)| (n.to_string(), a.ty().to_string())).collect();
         if given != self.kernel.params {
             return Err(Error::Argument {
                 op: self.op,
@@ -189,7 +210,12 @@ impl Launch {
         }
         if y > 65535 || z > 65535 || x > i32::MAX as u32 {
             let want = "at most 2147483647 by 65535 by 65535 blocks".into();
-            return Err(Error::Argument { op: self.op, arg: "grid", got: format!("{x} by {y} by {z}"), want });
+            return Err(Error::Argument {
+                op: self.op,
+                arg: "grid",
+                got: format!("{x} by {y} by {z}"),
+                want,
+            });
         }
         let failed = |e| self.cx.failed(format!("{}: kernel {}", self.op, self.kernel.name), e);
         {

@@ -151,8 +151,10 @@ impl Buffer {
         let (dst, src) = (self.ptr().offset(to).address, other.ptr().offset(from).address);
         self.context.bind()?;
         // SAFETY: both ranges are inside their buffers, which are two allocations.
-        unsafe { result::memcpy_dtod_async(dst, src, n * self.dtype.size(), self.context.stream().cu_stream()) }
-            .map_err(|e| self.context.failed("copy on the device", e))
+        unsafe {
+            result::memcpy_dtod_async(dst, src, n * self.dtype.size(), self.context.stream().cu_stream())
+        }
+        .map_err(|e| self.context.failed("copy on the device", e))
     }
 
     /// Room for `want` elements, of which the first `used` are kept. Grows by half, so that appending is linear.

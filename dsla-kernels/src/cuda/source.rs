@@ -69,7 +69,8 @@ impl Source {
                 want: format!("one of the {} of {}", self.variants().len(), self.name),
             });
         }
-        let constants: Vec<(&str, &str)> = self.axes.iter().map(|(n, _)| *n).zip(values.iter().copied()).collect();
+        let constants: Vec<(&str, &str)> =
+            self.axes.iter().map(|(n, _)| *n).zip(values.iter().copied()).collect();
         template::expand(self.text, &constants).map_err(|e| Error::Argument {
             op: self.name,
             arg: "template",
@@ -101,7 +102,13 @@ struct Key {
 }
 
 impl Modules {
-    pub fn get(&self, cx: &Context, source: &Source, values: &[&str], entry: &'static str) -> Result<Arc<Kernel>> {
+    pub fn get(
+        &self,
+        cx: &Context,
+        source: &Source,
+        values: &[&str],
+        entry: &'static str,
+    ) -> Result<Arc<Kernel>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = Key { source: source.name, values: values.iter().map(|v| v.to_string()).collect(), entry };
         if let Some(k) = all.get(&key) {
@@ -123,12 +130,17 @@ impl Modules {
 }
 
 fn missing(device: Device, source: &Source, entry: &str) -> Error {
-    Error::Driver { device, what: format!("kernel {entry}"), detail: format!("{} has no such entry", source.name) }
+    Error::Driver {
+        device,
+        what: format!("kernel {entry}"),
+        detail: format!("{} has no such entry", source.name),
+    }
 }
 
 /// Name and type of each parameter of an entry: what a launch is checked against.
 pub(crate) fn signature(text: &str, entry: &str) -> Option<Vec<(String, String)>> {
-    let code: String = text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
+    let code: String =
+        text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
     let at = code.match_indices(".entry").find_map(|(at, word)| {
         let rest = code[at + word.len()..].trim_start();
         rest.strip_prefix(entry).filter(|r| !r.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
@@ -151,7 +163,8 @@ static MUTATION: Mutex<Option<(&'static str, String, String)>> = Mutex::new(None
 ///
 /// `mutation`: name of the source, what to replace (it must occur), with what.
 pub fn mutate(mutation: Option<(&'static str, &str, &str)>) {
-    *MUTATION.lock().unwrap_or_else(PoisonError::into_inner) = mutation.map(|(s, a, b)| (s, a.into(), b.into()));
+    *MUTATION.lock().unwrap_or_else(PoisonError::into_inner) =
+        mutation.map(|(s, a, b)| (s, a.into(), b.into()));
     for c in super::CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         c.modules.clear();
     }

@@ -58,7 +58,12 @@ fn fail<T>(line: usize, detail: impl Into<String>) -> Result<T, TemplateError> {
 }
 
 impl<'a> Expander<'a> {
-    fn block(&mut self, lines: &[(usize, &'a str)], names: &mut Names, out: &mut String) -> Result<(), TemplateError> {
+    fn block(
+        &mut self,
+        lines: &[(usize, &'a str)],
+        names: &mut Names,
+        out: &mut String,
+    ) -> Result<(), TemplateError> {
         let mut i = 0;
         while i < lines.len() {
             let (at, raw) = lines[i];
@@ -73,7 +78,9 @@ impl<'a> Expander<'a> {
             let (word, rest) = directive.split_once(char::is_whitespace).unwrap_or((directive, ""));
             match word {
                 "let" => {
-                    let Some((name, value)) = rest.split_once('=') else { return fail(at, "want #let NAME = expr") };
+                    let Some((name, value)) = rest.split_once('=') else {
+                        return fail(at, "want #let NAME = expr");
+                    };
                     let value = eval(at, value, names)?;
                     names.insert(name.trim().into(), value);
                     i += 1;
@@ -97,7 +104,14 @@ impl<'a> Expander<'a> {
         Ok(())
     }
 
-    fn repeat(&mut self, at: usize, head: &str, body: &[(usize, &'a str)], names: &mut Names, out: &mut String) -> Result<(), TemplateError> {
+    fn repeat(
+        &mut self,
+        at: usize,
+        head: &str,
+        body: &[(usize, &'a str)],
+        names: &mut Names,
+        out: &mut String,
+    ) -> Result<(), TemplateError> {
         let Some((name, range)) = head.split_once(" in ") else { return fail(at, "want #for NAME in a..b") };
         let values: Vec<Value> = match range.split_once("..") {
             Some((a, b)) => {
@@ -118,7 +132,13 @@ impl<'a> Expander<'a> {
     }
 
     /// `parts`: the lines of #if, #elif, #else and #end. The chosen body sees and changes the outer names.
-    fn choose(&mut self, lines: &[(usize, &'a str)], parts: &[usize], names: &mut Names, out: &mut String) -> Result<(), TemplateError> {
+    fn choose(
+        &mut self,
+        lines: &[(usize, &'a str)],
+        parts: &[usize],
+        names: &mut Names,
+        out: &mut String,
+    ) -> Result<(), TemplateError> {
         for pair in parts.windows(2) {
             let (at, raw) = lines[pair[0]];
             let directive = raw.trim_start()[1..].split("//").next().unwrap_or("").trim();
@@ -237,7 +257,10 @@ mod tests {
 
     #[test]
     fn loops_choices_and_macros() {
-        assert_eq!(lines("#for i in 0..3\nadd %r${i}, ${i * 4 + 1};\n#end", &[]), "add %r0, 1;|add %r1, 5;|add %r2, 9;");
+        assert_eq!(
+            lines("#for i in 0..3\nadd %r${i}, ${i * 4 + 1};\n#end", &[]),
+            "add %r0, 1;|add %r1, 5;|add %r2, 9;"
+        );
         assert_eq!(lines("#for t in bf16 f16\nx.${t}\n#end", &[]), "x.bf16|x.f16");
         let text = "#if T == \"f32\" && D >= 64\na\n#elif D == 32\nb\n#else\nc\n#end";
         assert_eq!(lines(text, &[("T", "f32"), ("D", "128")]), "a");
@@ -255,14 +278,24 @@ mod tests {
 
     #[test]
     fn literals() {
-        assert_eq!(lines("${f32(0.125)} ${f32(1)} ${log2(64)} ${min(3, 2)}", &[]), "0f3E000000 0f3F800000 6 2");
+        assert_eq!(
+            lines("${f32(0.125)} ${f32(1)} ${log2(64)} ${min(3, 2)}", &[]),
+            "0f3E000000 0f3F800000 6 2"
+        );
         assert_eq!(lines("${f32(rsqrt(64))}", &[]), "0f3E000000");
         assert_eq!(lines("${1 << 4 | 1} ${7 / 2} ${-7 % 3} ${1 ? 2 : 3}", &[]), "17 3 -1 2");
     }
 
     #[test]
     fn errors_carry_their_line() {
-        for (text, line) in [("a\n#nope", 2), ("#if 1\nx", 1), ("\n\n${missing}", 3), ("#use f()", 1), ("${1", 1), ("${1 / 0}", 1)] {
+        for (text, line) in [
+            ("a\n#nope", 2),
+            ("#if 1\nx", 1),
+            ("\n\n${missing}", 3),
+            ("#use f()", 1),
+            ("${1", 1),
+            ("${1 / 0}", 1),
+        ] {
             assert_eq!(expand(text, &[]).unwrap_err().line, line, "{text}");
         }
     }

@@ -32,6 +32,8 @@ ops! {
     linear,
     /// Root-mean-square normalisation.
     rms_norm,
+    /// Scaling, differences and sums of whole tensors.
+    axpby,
     /// Copies that change dtype, place or order.
     copy,
     /// AdamW steps.

@@ -7,7 +7,7 @@ pub use recall::{Recall, passkey};
 use crate::generate::PREFILL_CHUNK;
 use crate::{Error, Model, Plan, Result, Step, Want};
 use dsla_core::kernels::ops::{cross_entropy, kl_div};
-use dsla_core::{DType, Tensor, View};
+use dsla_core::{DType, Device, Tensor, View};
 
 /// Rows of logits made at a time: 256 x 49152 f32 are 50 MB.
 const ROWS: usize = 256;
@@ -62,10 +62,7 @@ pub fn perplexity(
                 let b = (a + ROWS).min(tokens.len());
                 let logits = model.logits(hidden.rows(a, b))?;
                 let first = c * PREFILL_CHUNK + a + 1;
-                let targets = Tensor::from_u32([b - a], w[first..first + b - a].to_vec());
-                let mut loss = Tensor::empty([b - a], DType::F32);
-                cross_entropy::forward(logits.view(), targets.view(), loss.view_mut())?;
-                sum += loss.f32().iter().map(|&x| x as f64).sum::<f64>();
+                sum += nll(&logits, &w[first..first + b - a])?;
             }
         }
         count += inputs.len();
@@ -118,9 +115,9 @@ pub fn divergence(
                 scored += next.len();
                 for (hidden, sum) in got.iter().zip(&mut sums) {
                     let logits = model.logits(hidden.rows(a, b))?;
-                    let mut kl = Tensor::empty([b - a], DType::F32);
+                    let mut kl = Tensor::empty_on(logits.device(), [b - a], DType::F32)?;
                     kl_div::forward(want.view(), logits.view(), kl.view_mut())?;
-                    sum[0] += kl.f32().iter().map(|&x| x as f64).sum::<f64>();
+                    sum[0] += total(&kl)?;
                     sum[1] += kl_div::agree(want.view(), logits.view())? as f64;
                     sum[2] += nll(&logits, next)?;
                 }
@@ -145,8 +142,12 @@ pub fn divergence(
 /// Sum of negative log likelihoods of `next` under the first rows of logits.
 fn nll(logits: &Tensor, next: &[u32]) -> Result<f64> {
     let rows: View = logits.rows(0, next.len());
-    let targets = Tensor::from_u32([next.len()], next.to_vec());
-    let mut loss = Tensor::empty([next.len()], DType::F32);
+    let targets = Tensor::from_u32([next.len()], next.to_vec()).to_device(logits.device())?;
+    let mut loss = Tensor::empty_on(logits.device(), [next.len()], DType::F32)?;
     cross_entropy::forward(rows, targets.view(), loss.view_mut())?;
-    Ok(loss.f32().iter().map(|&x| x as f64).sum())
+    total(&loss)
+}
+
+fn total(x: &Tensor) -> Result<f64> {
+    Ok(x.to_device(Device::Cpu)?.f32().iter().map(|&x| x as f64).sum())
 }

@@ -4,6 +4,8 @@ use super::{Findings, Repo, code};
 use std::collections::BTreeSet;
 
 const OPS: &str = "dsla-kernels/src/ops";
+/// What the header of a kernel file says, each at the start of a comment line.
+const FIELDS: [&str; 5] = ["shapes", "grid", "block", "smem", "registers"];
 const FILES: [&str; 4] = ["mod.rs", "naive.rs", "cpu.rs", "cases.rs"];
 
 pub fn check(repo: &Repo, found: &mut Findings) {
@@ -15,6 +17,13 @@ pub fn check(repo: &Repo, found: &mut Findings) {
         if !listed.contains(op) {
             found.add("ops", &list, 0, format!("the folder {op} is missing in `ops!`"));
         }
+        let has = |end: &str| repo.files.iter().any(|f| *f == format!("{OPS}/{op}/{end}"));
+        if !has("cuda.rs") && !has("cuda/mod.rs") {
+            found.add("ops", &format!("{OPS}/{op}/cuda.rs"), 0, "is missing: an op launches its PTX kernels there");
+        }
+        if !repo.with_extension("ptx").any(|f| under(f).as_ref() == Some(op)) {
+            found.add("ops", &format!("{OPS}/{op}"), 0, "has no .ptx: an op has kernels for the GPU");
+        }
         for file in FILES {
             let path = format!("{OPS}/{op}/{file}");
             if !repo.files.contains(&path) {
@@ -22,8 +31,24 @@ pub fn check(repo: &Repo, found: &mut Findings) {
             }
         }
     }
+    for file in repo.with_extension("ptx").filter(|f| under(f).is_some()) {
+        header(file, &repo.read(file), found);
+    }
     for op in listed.difference(&folders) {
         found.add("ops", &list, 0, format!("`ops!` names {op}, which has no folder"));
+    }
+}
+
+/// A kernel file opens with a comment: `// name: formula`, then what a reader needs to launch it.
+fn header(file: &str, text: &str, found: &mut Findings) {
+    let comment: Vec<&str> = text.lines().map_while(|l| l.strip_prefix("//")).map(str::trim).collect();
+    if !comment.first().is_some_and(|l| l.split_once(": ").is_some_and(|(name, _)| !name.contains(' '))) {
+        found.add("ptx", file, 1, "the first line is not `// name: formula`");
+    }
+    for field in FIELDS {
+        if !comment.iter().any(|l| l.split_whitespace().next() == Some(field)) {
+            found.add("ptx", file, 1, format!("the header has no `{field}`"));
+        }
     }
 }
 

@@ -36,6 +36,10 @@ const TIDY: &[(&str, &str)] = &[
         "#[cfg(test)]\nmod tests {\n    fn f() { println!(\"{}\", g().unwrap()); }\n}\n",
     ),
     ("dsla-kernels/src/ops/add/cases.rs", "fn f() { g().unwrap(); }\n"),
+    ("dsla-kernels/src/ops/add/cuda.rs", ""),
+    ("dsla-kernels/src/ops/add/add.ptx", PTX),
+    ("dsla-kernels/src/ops/mul/cuda/mod.rs", ""),
+    ("dsla-kernels/src/ops/mul/mul_fwd.ptx", PTX),
     ("dsla-kernels/src/ops/mul/mod.rs", ""),
     ("dsla-kernels/src/ops/mul/naive.rs", ""),
     ("dsla-kernels/src/ops/mul/cpu.rs", ""),
@@ -54,6 +58,9 @@ const TIDY: &[(&str, &str)] = &[
         "[package]\nname = \"dsla-benches\"\n[dependencies]\ndsla-serve.workspace = true\n",
     ),
 ];
+
+const PTX: &str =
+    "// add: y = x + y\n//\n// shapes x\n// grid 1\n// block 1\n// smem none\n// registers 4\n.version 7.0\n";
 
 const SERVE: &str = "[package]\nname = \"dsla-serve\"\n[dependencies]\ndsla-core.workspace = true\n\
     anyhow = { workspace = true, optional = true }\n[features]\ncli = [\"dep:anyhow\"]\n";
@@ -99,8 +106,9 @@ fn long_files() {
         "dsla-core/src/a.rs: length: 501 lines, want at most 500",
     );
     passes("dsla-core/src/a.rs", &"\n".repeat(500));
-    caught("dsla-kernels/src/ops/add/add.ptx", &"\n".repeat(801), "801 lines");
-    passes("dsla-kernels/src/ops/add/add.ptx", &"\n".repeat(800));
+    let kernel = |lines: usize| PTX.to_string() + &"\n".repeat(lines - PTX.lines().count());
+    caught("dsla-kernels/src/ops/add/add.ptx", &kernel(801), "801 lines");
+    passes("dsla-kernels/src/ops/add/add.ptx", &kernel(800));
 }
 
 #[test]
@@ -210,6 +218,19 @@ fn the_list_of_ops() {
     std::fs::remove_file(dir.path().join("dsla-kernels/src/ops/add/naive.rs")).unwrap();
     let found = findings(&dir);
     assert!(found.len() == 1 && found[0].contains("ops/add/naive.rs: ops: is missing"), "{found:#?}");
+}
+
+#[test]
+fn kernels_and_their_headers() {
+    let bare = findings(&planted("dsla-kernels/src/ops/sub/mod.rs", ""));
+    for want in ["ops/sub/cuda.rs: ops: is missing", "ops/sub: ops: has no .ptx"] {
+        assert!(bare.iter().any(|f| f.contains(want)), "want {want:?}, got {bare:#?}");
+    }
+    let kernel = "dsla-kernels/src/ops/add/add.ptx";
+    passes(kernel, PTX);
+    caught(kernel, &PTX.replace("// add: y = x + y", "// y = x + y"), "add.ptx:1: ptx: the first line");
+    caught(kernel, &PTX.replace("// grid 1\n", ""), "the header has no `grid`");
+    caught(kernel, &PTX.replace("// smem none", ".version 7.0"), "the header has no `registers`");
 }
 
 #[test]

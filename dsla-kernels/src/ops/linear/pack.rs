@@ -71,6 +71,11 @@ impl Packed {
         Ok(Packed { n, k, data })
     }
 
+    /// The weight [N, K] as a device tensor; None on the host, where it is packed.
+    pub fn as_view(&self) -> Option<View<'_>> {
+        None
+    }
+
     /// Outputs.
     pub fn n(&self) -> usize {
         self.n

@@ -1,6 +1,6 @@
 //! Cosines and sines, computed once per model.
 
-use crate::{DType, Tensor, par};
+use crate::{DType, Device, Result, Tensor, par};
 
 const ROWS: usize = 64;
 
@@ -25,6 +25,13 @@ impl Table {
         fill(cos.f32_mut(), inv_freq, scale, f64::cos);
         fill(sin.f32_mut(), inv_freq, scale, f64::sin);
         Table { cos, sin, scale }
+    }
+
+    /// A copy on another device.
+    ///
+    /// Errors: no such device, no memory left there.
+    pub fn to_device(&self, device: Device) -> Result<Table> {
+        Ok(Table { cos: self.cos.to_device(device)?, sin: self.sin.to_device(device)?, scale: self.scale })
     }
 
     /// S: the positions held are those below.

@@ -152,7 +152,7 @@ fn limits(dtype: DType) -> Result<Limits> {
     let (m, n, k) = (1024, 2048, 1024);
     let x = Tensor::from_f32([m, k], (0..m * k).map(|i| (i % 7) as f32).collect());
     let w = Packed::new(
-        Tensor::from_f32([n, k], (0..n * k).map(|i| (i % 5) as f32).collect()).to_dtype(dtype).view(),
+        Tensor::from_f32([n, k], (0..n * k).map(|i| (i % 5) as f32).collect()).to_dtype(dtype)?.view(),
     )?;
     let mut y = Tensor::empty([m, n], DType::F32);
     let mut best = f64::INFINITY;
