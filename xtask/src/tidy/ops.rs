@@ -19,7 +19,12 @@ pub fn check(repo: &Repo, found: &mut Findings) {
         }
         let has = |end: &str| repo.files.iter().any(|f| *f == format!("{OPS}/{op}/{end}"));
         if !has("cuda.rs") && !has("cuda/mod.rs") {
-            found.add("ops", &format!("{OPS}/{op}/cuda.rs"), 0, "is missing: an op launches its PTX kernels there");
+            found.add(
+                "ops",
+                &format!("{OPS}/{op}/cuda.rs"),
+                0,
+                "is missing: an op launches its PTX kernels there",
+            );
         }
         if !repo.with_extension("ptx").any(|f| under(f).as_ref() == Some(op)) {
             found.add("ops", &format!("{OPS}/{op}"), 0, "has no .ptx: an op has kernels for the GPU");

@@ -1,4 +1,8 @@
-//! Tools of the PTX kernels: `ptx emit DIR` writes every expanded module, `ptx list` names them.
+//! Tools of the PTX kernels, which `cargo xtask ptx` calls: `emit DIR` writes every expanded module, `list` names them,
+//! `report TABLE [--json]` runs each op's representative cases on the simulator and says what its kernels cost.
+
+mod gpu;
+mod report;
 
 use std::path::Path;
 
@@ -12,7 +16,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             Ok(())
         }
-        _ => Err("usage: ptx emit DIR | ptx list".into()),
+        ["report", table] => report::run(Path::new(table), false),
+        ["report", table, "--json"] => report::run(Path::new(table), true),
+        _ => Err("usage: ptx emit DIR | ptx list | ptx report TABLE [--json]".into()),
     }
 }
 
