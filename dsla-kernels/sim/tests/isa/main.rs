@@ -1,0 +1,19 @@
+//! Every instruction, every check and every counter, by small kernels run through the public interface. Expected values are
+//! written from the text of the PTX ISA.
+
+mod common;
+mod compare;
+mod control;
+mod convert;
+mod counters;
+mod faults;
+mod float;
+mod half;
+mod int;
+mod load;
+mod logic;
+mod memory;
+mod ptxas;
+mod schedule;
+mod tensor;
+mod warp;
