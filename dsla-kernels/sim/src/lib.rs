@@ -1,14 +1,28 @@
 //! A functional simulator of PTX kernels.
 
+mod bits;
 mod counters;
+mod exec;
 mod fault;
+mod inst;
+mod lex;
+mod memory;
 pub mod num;
+mod op;
+mod parse;
+mod race;
+mod shared;
+mod types;
 
 pub use counters::Counters;
 pub use fault::{Fault, FaultKind};
+pub use memory::Memory;
 
 /// A parsed PTX module: everything that will run, checked at load.
-pub struct Module {}
+pub struct Module {
+    entries: Vec<Entry>,
+    funcs: Vec<op::Func>,
+}
 
 /// One kernel of a module.
 #[derive(Clone, Debug)]
@@ -38,55 +52,18 @@ pub struct Param {
 
 impl Module {
     /// Parse and check. An opcode, modifier, operand or directive that is not known is an error with its line.
-    pub fn parse(_text: &str) -> Result<Module, Fault> {
-        Err(Fault::load(0, "not built yet"))
+    pub fn parse(text: &str) -> Result<Module, Fault> {
+        let (entries, funcs) = parse::module(text)?;
+        Ok(Module { entries, funcs })
     }
 
     /// The kernels, in file order.
     pub fn entries(&self) -> &[Entry] {
-        &[]
+        &self.entries
     }
-}
 
-/// Device memory: allocations with guards, poison and initialisation shadow.
-pub struct Memory {}
-
-impl Memory {
-    /// Empty. `capacity`: bytes that may be live at once.
-    pub fn new(_capacity: u64) -> Memory {
-        Memory {}
-    }
-    /// Fresh, uninitialised (NaN-poisoned) memory, 256-byte aligned. None when the capacity is spent.
-    pub fn alloc(&mut self, _bytes: u64) -> Option<u64> {
-        None
-    }
-    /// Free. A pointer that is not the start of a live allocation is a fault.
-    pub fn free(&mut self, _address: u64) -> Result<(), Fault> {
-        Ok(())
-    }
-    /// Host to device.
-    pub fn write(&mut self, _address: u64, _bytes: &[u8]) -> Result<(), Fault> {
-        Ok(())
-    }
-    /// Device to host. Uninitialised bytes are a fault.
-    pub fn read(&self, _address: u64, _bytes: &mut [u8]) -> Result<(), Fault> {
-        Ok(())
-    }
-    /// Fill with a byte.
-    pub fn fill(&mut self, _address: u64, _byte: u8, _n: u64) -> Result<(), Fault> {
-        Ok(())
-    }
-    /// Device to device; initialisation travels along.
-    pub fn copy(&mut self, _to: u64, _from: u64, _n: u64) -> Result<(), Fault> {
-        Ok(())
-    }
-    /// Bytes live now.
-    pub fn live(&self) -> u64 {
-        0
-    }
-    /// Allocations live now.
-    pub fn allocations(&self) -> usize {
-        0
+    fn function(&self, name: &str) -> Option<&op::Func> {
+        self.entries.iter().position(|e| e.name == name).map(|i| &self.funcs[i])
     }
 }
 
@@ -132,6 +109,13 @@ pub struct Launch<'a> {
 }
 
 /// Run a kernel to its end.
-pub fn run(_m: &Module, _l: &Launch, _mem: &mut Memory, _o: &Options) -> Result<Counters, Fault> {
-    Err(Fault::load(0, "not built yet"))
+pub fn run(m: &Module, l: &Launch, mem: &mut Memory, o: &Options) -> Result<Counters, Fault> {
+    exec::launch(m, l, mem, o)
+}
+
+impl Default for Options {
+    /// Exact numerics, warps in order, races checked, 2^32 instructions.
+    fn default() -> Options {
+        Options { mma: Mma::Exact, perturb: None, schedule: 0, races: true, budget: 1 << 32 }
+    }
 }
