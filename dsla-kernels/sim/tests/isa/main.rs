@@ -5,15 +5,15 @@ mod common;
 mod compare;
 mod control;
 mod convert;
-mod counters;
-mod faults;
+
+
 mod float;
 mod half;
 mod int;
-mod load;
+
 mod logic;
 mod memory;
-mod ptxas;
-mod schedule;
+
+
 mod tensor;
 mod warp;
