@@ -1,6 +1,6 @@
 //! What a parsed instruction is: flat, typed, with register-file indices.
 
-use crate::num::{Approx, Half, MmaKind, Round, Ty};
+use crate::num::{Approx, Fp, Half, MmaKind, Round, Ty};
 
 /// 32 lanes of 32 bits.
 pub(crate) type L = [u32; 32];
@@ -137,85 +137,22 @@ pub(crate) enum Kind {
         p: PredRef,
     },
     /// Elements of `size` bytes, lowest first, into one register.
-    Pack {
-        d: Reg,
-        s: [Reg; 4],
-        n: u8,
-        size: u8,
-    },
-    Unpack {
-        d: [Option<Reg>; 4],
-        n: u8,
-        size: u8,
-        a: Reg,
-    },
-    Cvt {
-        to: Ty,
-        from: Ty,
-        round: Round,
-        sat: bool,
-        ftz: bool,
-        relu: bool,
-        d: Reg,
-        a: Reg,
-        sext: u8,
-    },
-    Pack2 {
-        to: Ty,
-        round: Round,
-        relu: bool,
-        d: Ix,
-        hi: Ix,
-        lo: Ix,
-    },
-    Approx {
-        op: Approx,
-        ftz: bool,
-        d: Ix,
-        a: Ix,
-    },
-    /// One or two halves.
-    Approx16 {
-        op: Approx,
-        ty: Half,
-        ftz: bool,
-        halves: u8,
-        d: Ix,
-        a: Ix,
-    },
-    DivApprox {
-        full: bool,
-        ftz: bool,
-        d: Ix,
-        a: Ix,
-        b: Ix,
-    },
-    LdParam {
-        offset: u32,
-        size: u8,
-        n: u8,
-        extend: u8,
-        d: [Option<Reg>; 4],
-    },
+    Pack { d: Reg, s: [Reg; 4], n: u8, size: u8 },
+    Unpack { d: [Option<Reg>; 4], n: u8, size: u8, a: Reg },
+    Cvt { to: Ty, from: Ty, round: Round, sat: bool, ftz: bool, relu: bool, d: Reg, a: Reg, sext: u8 },
+    Pack2 { to: Ty, round: Round, relu: bool, d: Ix, hi: Ix, lo: Ix },
+    Approx { op: Approx, ftz: bool, d: Ix, a: Ix },
+    /// One half, or both.
+    Approx16 { op: Approx, kind: Half, ftz: bool, halves: u8, d: Ix, a: Ix },
+    /// Rounding other than to nearest, f32 or f64.
+    Rounded { op: Fp, round: Round, ftz: bool, sat: bool, d: Reg, s: [Reg; 3] },
+    DivApprox { full: bool, ftz: bool, d: Ix, a: Ix, b: Ix },
+    LdParam { offset: u32, size: u8, n: u8, extend: u8, d: [Option<Reg>; 4] },
     Load(Access),
     Store(Access),
-    Atom {
-        space: Space,
-        size: u8,
-        f: A3,
-        d: Option<Reg>,
-        addr: Addr,
-        b: Reg,
-        c: Option<Reg>,
-        order: Order,
-    },
-    Prefetch(Space, Addr),
-    CpAsync {
-        dst: Addr,
-        src: Addr,
-        size: u8,
-        src_size: Option<Ix>,
-    },
+    Atom { space: Space, size: u8, f: A3, d: Option<Reg>, addr: Addr, b: Reg, c: Option<Reg>, order: Order },
+    Prefetch(Addr),
+    CpAsync { dst: Addr, src: Addr, size: u8, src_size: Option<Ix> },
     CpCommit,
     /// None: all.
     CpWait(Option<u32>),
@@ -269,12 +206,7 @@ pub(crate) enum Kind {
     },
     ActiveMask(Ix),
     /// `wait` false: bar.arrive.
-    Bar {
-        id: Reg,
-        count: Option<Reg>,
-        wait: bool,
-        aligned: bool,
-    },
+    Bar { id: Reg, count: Option<Reg>, wait: bool },
     BarWarp(Ix),
     /// True: orders more than the CTA.
     Fence(bool),

@@ -4,7 +4,7 @@ use super::access::extend;
 use super::warp::State;
 use super::{Env, Hit, Run, Warp, lanes, mix};
 use crate::FaultKind;
-use crate::num::{approx, approx_half, cvt, div_approx, pack2};
+use crate::num::{approx, approx_half, cvt, div_approx, fp32, fp64, pack2};
 use crate::op::{Class, CmpFn, CmpTo, Ix, Kind, L, Op, Reg, W};
 
 impl<'a> Env<'a> {
@@ -206,8 +206,7 @@ impl<'a> Env<'a> {
                 let mut out = [0; 32];
                 for i in lanes(mask) {
                     let r = cvt(*to, *from, *round, *sat, *ftz, *relu, v[i]);
-                    let low = if size == 8 { r } else { r & ((1 << (8 * size)) - 1) };
-                    out[i] = extend(low, size, *sext * 8);
+                                    out[i] = extend(r, size, *sext * 8);
                 }
                 w.put(*d, &out, mask);
             }
@@ -227,17 +226,31 @@ impl<'a> Env<'a> {
                 }
                 w.put32(*d, &out, mask);
             }
-            Kind::Approx16 { op, ty, ftz, halves, d, a } => {
+            Kind::Approx16 { op, kind, ftz, halves, d, a } => {
                 let v = w.get32(*a, mask)?;
                 let mut out: L = [0; 32];
                 for i in lanes(mask) {
                     for h in 0..*halves {
-                        let p = self.perturb(w, pc, i).map(|p| p ^ u64::from(h));
-                        let r = approx_half(*op, *ty, *ftz, (v[i] >> (16 * h)) as u16, p);
+                        let p = self.perturb(w, pc, i).map(|p| mix(p + u64::from(h)));
+                        let r = approx_half(*op, *kind, *ftz, (v[i] >> (16 * h)) as u16, p);
                         out[i] |= u32::from(r) << (16 * h);
                     }
                 }
                 w.put32(*d, &out, mask);
+            }
+            Kind::Rounded { op, round, ftz, sat, d, s } => {
+                let (a, b, c) = (w.get(s[0], mask)?, w.get(s[1], mask)?, w.get(s[2], mask)?);
+                let mut out = [0; 32];
+                for i in lanes(mask) {
+                    out[i] = if d.wide {
+                        let f = f64::from_bits;
+                        fp64(*op, *round, f(a[i]), f(b[i]), f(c[i])).to_bits()
+                    } else {
+                        let f = |v: u64| f32::from_bits(v as u32);
+                        u64::from(fp32(*op, *round, *ftz, *sat, f(a[i]), f(b[i]), f(c[i])).to_bits())
+                    };
+                }
+                w.put(*d, &out, mask);
             }
             Kind::DivApprox { full, ftz, d, a, b } => {
                 let (x, y) = (w.get32(*a, mask)?, w.get32(*b, mask)?);
@@ -254,7 +267,7 @@ impl<'a> Env<'a> {
             Kind::Atom { space, size, f, d, addr, b, c, order } => {
                 self.atomic(w, (*space, *size), *f, *d, *addr, *b, *c, *order, mask)?;
             }
-            Kind::Prefetch(_, a) => self.prefetch(w, *a, mask)?,
+            Kind::Prefetch(a) => self.prefetch(w, *a, mask)?,
             Kind::CpAsync { dst, src, size, src_size } => {
                 self.copy_async(w, *dst, *src, *size, *src_size, mask)?;
             }
@@ -277,7 +290,7 @@ impl<'a> Env<'a> {
                     r.fence();
                 }
             }
-            Kind::Bar { id, count, wait, .. } => self.barrier(w, *id, *count, *wait, mask)?,
+            Kind::Bar { id, count, wait } => self.barrier(w, *id, *count, *wait, mask)?,
             _ => self.together(w, op, mask)?,
         }
         Ok(())

@@ -61,7 +61,10 @@ fn barrier(x: &mut Ins, long: bool) -> Res<Built> {
         x.flag("cta");
     }
     let wait = x.choose(&["sync", "arrive"])? == "sync";
-    let aligned = !long || x.flag("aligned");
+    // Convergence is demanded of both forms: a warp counts once.
+    if long {
+        x.flag("aligned");
+    }
     let n = x.ops.len();
     if n == 0 || n > 2 || !wait && n != 2 {
         return x.error(format!("got {n} operands"));
@@ -79,5 +82,5 @@ fn barrier(x: &mut Ins, long: bool) -> Res<Built> {
         o => return x.error(format!("want a barrier below 16, got {o}")),
     };
     let count = if n == 2 { Some(x.src(1, U32)?) } else { None };
-    Ok((Kind::Bar { id, count, wait, aligned }, Class::Control, Pipe::None))
+    Ok((Kind::Bar { id, count, wait }, Class::Control, Pipe::None))
 }

@@ -2,57 +2,73 @@
 
 use super::Lanes;
 use super::lift::{one, three, two};
-use crate::num::{Half, HalfOp, half};
+use crate::num::{Half, HalfOp, half, half_x2};
 
-/// A key such as `fma.ftz.relu` for one format. `fma` has three operands, `neg` and `abs` one, all others two.
-pub(super) fn op(key: &str, kind: Half, packed: bool) -> Option<Lanes> {
-    // Functions of lanes hold no state: one for each combination.
-    macro_rules! low {
-        ($k:expr, $op:expr, $f:expr, $($x:ident),+; $z:expr) => {
-            u32::from(half($op, $k, $f.0, $f.1, $f.2, $($x as u16),+, $z))
-        };
-    }
-    macro_rules! both {
-        ($k:expr, $op:expr, $f:expr) => {
-            if packed {
-                two!(|a, b| {
-                    let (p, q) = (a >> 16, b >> 16);
-                    low!($k, $op, $f, a, b; 0) | low!($k, $op, $f, p, q; 0) << 16
-                })
-            } else {
-                two!(|a, b| low!($k, $op, $f, a, b; 0))
+macro_rules! table {
+    ($name:ident, $h:expr) => {
+        /// By opcode and flags.
+        pub(super) fn $name(op: &str, packed: bool) -> Option<Lanes> {
+            macro_rules! unary {
+                ($k:ident, $ftz:expr) => {
+                    if packed {
+                        one!(|a| half_x2(HalfOp::$k, $h, $ftz, false, false, a, 0, 0))
+                    } else {
+                        one!(|a| u32::from(half(HalfOp::$k, $h, $ftz, false, false, a as u16, 0, 0)))
+                    }
+                };
             }
-        };
-    }
-    macro_rules! all {
-        ($k:expr, $f:expr) => {
-            if packed {
-                three!(|a, b, c| {
-                    let (p, q, r) = (a >> 16, b >> 16, c >> 16);
-                    low!($k, HalfOp::Fma, $f, a, b; c as u16) | low!($k, HalfOp::Fma, $f, p, q; r as u16) << 16
-                })
-            } else {
-                three!(|a, b, c| low!($k, HalfOp::Fma, $f, a, b; c as u16))
+            macro_rules! binary {
+                ($k:ident, $ftz:expr, $sat:expr) => {
+                    if packed {
+                        two!(|a, b| half_x2(HalfOp::$k, $h, $ftz, $sat, false, a, b, 0))
+                    } else {
+                        two!(|a, b| u32::from(half(HalfOp::$k, $h, $ftz, $sat, false, a as u16, b as u16, 0)))
+                    }
+                };
             }
-        };
-    }
-    macro_rules! table {
-        ($k:expr, $($name:literal => $op:expr),+ $(,)?) => {
-            match key {
-                $($name => both!($k, $op, (false, false, false)),
-                  concat!($name, ".ftz") => both!($k, $op, (true, false, false)),
-                  concat!($name, ".sat") => both!($k, $op, (false, true, false)),
-                  concat!($name, ".ftz.sat") => both!($k, $op, (true, true, false)),)+
-                "fma" => all!($k, (false, false, false)),
-                "fma.ftz" => all!($k, (true, false, false)),
-                "fma.sat" => all!($k, (false, true, false)),
-                "fma.relu" => all!($k, (false, false, true)),
-                "fma.ftz.sat" => all!($k, (true, true, false)),
-                "fma.ftz.relu" => all!($k, (true, false, true)),
-                "neg" if packed => one!(|a| a ^ 0x8000_8000),
-                "neg" => one!(|a| a ^ 0x8000),
-                "abs" if packed => one!(|a| a & 0x7FFF_7FFF),
-                "abs" => one!(|a| a & 0x7FFF),
+            macro_rules! fma {
+                ($ftz:expr, $sat:expr, $relu:expr) => {
+                    if packed {
+                        three!(|a, b, c| half_x2(HalfOp::Fma, $h, $ftz, $sat, $relu, a, b, c))
+                    } else {
+                        three!(|a, b, c| {
+                            let (a, b, c) = (a as u16, b as u16, c as u16);
+                            u32::from(half(HalfOp::Fma, $h, $ftz, $sat, $relu, a, b, c))
+                        })
+                    }
+                };
+            }
+            Some(match op {
+                "add" => binary!(Add, false, false),
+                "add.ftz" => binary!(Add, true, false),
+                "add.sat" => binary!(Add, false, true),
+                "add.ftz.sat" => binary!(Add, true, true),
+                "sub" => binary!(Sub, false, false),
+                "sub.ftz" => binary!(Sub, true, false),
+                "sub.sat" => binary!(Sub, false, true),
+                "sub.ftz.sat" => binary!(Sub, true, true),
+                "mul" => binary!(Mul, false, false),
+                "mul.ftz" => binary!(Mul, true, false),
+                "mul.sat" => binary!(Mul, false, true),
+                "mul.ftz.sat" => binary!(Mul, true, true),
+                "min" => binary!(Min, false, false),
+                "min.ftz" => binary!(Min, true, false),
+                "max" => binary!(Max, false, false),
+                "max.ftz" => binary!(Max, true, false),
+                "min.NaN" => binary!(MinNan, false, false),
+                "min.ftz.NaN" => binary!(MinNan, true, false),
+                "max.NaN" => binary!(MaxNan, false, false),
+                "max.ftz.NaN" => binary!(MaxNan, true, false),
+                "fma" => fma!(false, false, false),
+                "fma.ftz" => fma!(true, false, false),
+                "fma.sat" => fma!(false, true, false),
+                "fma.ftz.sat" => fma!(true, true, false),
+                "fma.relu" => fma!(false, false, true),
+                "fma.ftz.relu" => fma!(true, false, true),
+                "neg" => unary!(Neg, false),
+                "neg.ftz" => unary!(Neg, true),
+                "abs" => unary!(Abs, false),
+                "abs.ftz" => unary!(Abs, true),
                 _ => return None,
             }
         };
@@ -75,3 +91,6 @@ pub(super) fn op(key: &str, kind: Half, packed: bool) -> Option<Lanes> {
         Half::Bf16 => kind!(Half::Bf16),
     })
 }
+
+table!(f16_op, Half::F16);
+table!(bf16_op, Half::Bf16);

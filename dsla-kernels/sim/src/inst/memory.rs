@@ -247,5 +247,5 @@ fn prefetch(x: &mut Ins) -> Res<Built> {
     x.choose(&["L1", "L2", "L2::evict_last", "L2::evict_normal"])?;
     x.count(1)?;
     let o = x.op(0)?;
-    Ok((Kind::Prefetch(Space::Global, x.b.address(&o, false)?), Class::Global, Pipe::Memory))
+    Ok((Kind::Prefetch(x.b.address(&o, false)?), Class::Global, Pipe::Memory))
 }
