@@ -85,9 +85,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let (Some("run"), Some(path)) = (args.first().map(String::as_str), args.get(1)) else {
-        return Err(
-            "usage: ptxsim run FILE --entry NAME --grid 1 --block 32 --buf f32:1024 --arg u32:5".into()
-        );
+        return Err("usage: ptxsim run FILE --entry NAME --grid 1 --block 32 --buf f32:1024 --arg u32:5".into());
     };
     let module = Module::parse(&std::fs::read_to_string(path)?)?;
     let mut memory = Memory::new(1 << 34);

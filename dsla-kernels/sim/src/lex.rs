@@ -97,8 +97,8 @@ pub(crate) fn lex(text: &str) -> Result<Vec<(Tok, usize)>, Fault> {
                 }
                 out.push((Tok::Word(text[start..i].to_string()), line));
             }
-            b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'@' | b'!'
-            | b'|' | b'+' | b'-' | b'=' => {
+            b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'@' | b'!' | b'|'
+            | b'+' | b'-' | b'=' => {
                 out.push((Tok::Punct(c as char), line));
                 i += 1;
             }

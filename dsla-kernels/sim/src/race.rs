@@ -103,9 +103,8 @@ impl SharedRaces {
         let times = 1 << (self.shift - shift);
         let g = self.bytes.div_ceil(1 << shift);
         self.writer = (0..g).map(|i| self.writer[i / times]).collect();
-        self.readers = (0..g)
-            .flat_map(|i| self.readers[i / times * self.warps..][..self.warps].iter().copied())
-            .collect();
+        self.readers =
+            (0..g).flat_map(|i| self.readers[i / times * self.warps..][..self.warps].iter().copied()).collect();
         self.shift = shift;
     }
 
@@ -123,8 +122,7 @@ impl SharedRaces {
             if e != 0 && !(t.strong && e & 1 == 1) {
                 let (time, thread) = ((e >> 32) as u32, (e >> 2) as usize & 0xFFFF);
                 let (ow, ol) = (thread / 33, thread % 33);
-                let ordered =
-                    if ow == w { ol == lane || time < self.own[w] } else { time < self.seen[w][ow] };
+                let ordered = if ow == w { ol == lane || time < self.own[w] } else { time < self.seen[w][ow] };
                 if !ordered {
                     return Err(Clash {
                         warp: ow,
@@ -146,8 +144,10 @@ impl SharedRaces {
                     }
                 }
                 let thread = (w * 33 + lane) as u64;
-                self.writer[g] =
-                    u64::from(self.now) << 32 | thread << 2 | u64::from(t.landing) << 1 | u64::from(t.strong);
+                self.writer[g] = u64::from(self.now) << 32
+                    | thread << 2
+                    | u64::from(t.landing) << 1
+                    | u64::from(t.strong);
             } else if !t.strong {
                 let r = &mut self.readers[base + w];
                 let other = *r != 0 && *r >> 6 >= self.own[w] && *r & MANY != lane as u32;

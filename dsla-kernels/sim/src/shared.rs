@@ -80,9 +80,7 @@ impl Shared {
                 None => format!("several threads of warp {}", c.warp),
             };
             let (kind, how) = match (c.landing, c.wrote) {
-                (true, _) => {
-                    (FaultKind::AsyncPending, "copied by cp.async, waited for, but no barrier since")
-                }
+                (true, _) => (FaultKind::AsyncPending, "copied by cp.async, waited for, but no barrier since"),
                 (_, true) => (FaultKind::SharedRace, "written"),
                 _ => (FaultKind::SharedRace, "read"),
             };

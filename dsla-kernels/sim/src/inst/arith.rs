@@ -198,7 +198,6 @@ fn halves(x: &mut Ins, base: &str, ty: Type) -> Res<Built> {
     let bf = matches!(ty, Bf16 | Bf16x2);
     let packed = matches!(ty, F16x2 | Bf16x2);
     let mut flags: Vec<(&str, bool)> = Vec::new();
-    let mut name = base;
     let n = match base {
         "add" | "sub" | "mul" => {
             x.flag("rn");
@@ -249,8 +248,8 @@ fn halves(x: &mut Ins, base: &str, ty: Type) -> Res<Built> {
         _ => return x.error("this opcode has no sixteen-bit float form"),
     };
     x.ty(&[ty])?;
-    let kind = if bf { Half::Bf16 } else { Half::F16 };
-    let f = found(x, half::op(&key(name, &flags), kind, packed))?;
+    let k = key(base, &flags);
+    let f = found(x, if bf { half::bf16_op(&k, packed) } else { half::f16_op(&k, packed) })?;
     x.simple(f, ty, &[ty; 3][..n], Class::Fma, Pipe::Fp32)
 }
 

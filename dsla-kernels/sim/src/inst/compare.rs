@@ -2,15 +2,14 @@
 
 use super::lift::wide;
 use super::{Built, Ins};
-use crate::op::{Class, CmpFn, CmpTo, Kind, P2, Pipe};
+use crate::op::{CmpFn, CmpTo, Class, Kind, P2, Pipe};
 use crate::parse::{Operand, Res};
 use crate::types::Type::{self, *};
 use ::half::{bf16, f16};
 
 const TYPES: [Type; 13] = [B16, B32, B64, U16, U32, U64, S16, S32, S64, F16, Bf16, F32, F64];
 const OPS: [&str; 18] = [
-    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu",
-    "num", "nan",
+    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan",
 ];
 
 pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
@@ -189,3 +188,4 @@ fn compare(cmp: &str, ty: Type, flush: bool) -> Option<CmpFn> {
         _ => floats!(short, cmp, f32::from_bits),
     })
 }
+

@@ -60,9 +60,7 @@ fn mov(x: &mut Ins) -> Res<Built> {
             }
             alu(Kind::Pack { d, s, n, size: part.size() as u8 })
         }
-        (_, Operand::Name(n))
-            if matches!(n.as_str(), "%clock" | "%clock64" | "%clock_hi" | "%globaltimer") =>
-        {
+        (_, Operand::Name(n)) if matches!(n.as_str(), "%clock" | "%clock64" | "%clock_hi" | "%globaltimer") => {
             let long = n == "%clock64" || n == "%globaltimer";
             if ty != if long { U64 } else { U32 } {
                 return x.error(format!("{n} is .{}", if long { "u64" } else { "u32" }));
@@ -141,13 +139,11 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         }
         (Bf16, _) | (_, Bf16) => {
             x.b.need(78, 90, "this cvt of bf16")?;
-            !relu
-                && !ftz
-                && if to == Bf16 && from.float() || from == Bf16 && to.float() {
-                    nearest || none
-                } else {
-                    nearest || whole
-                }
+            !relu && !ftz && if to == Bf16 && from.float() || from == Bf16 && to.float() {
+                nearest || none
+            } else {
+                nearest || whole
+            }
         }
         (F16, F32) if relu => rn_rz && !sat && !ftz,
         (F16, F32) | (F32, F64) => nearest && (from == F32 || to == F32) && !relu,
@@ -219,9 +215,7 @@ fn cvta(x: &mut Ins) -> Res<Built> {
     x.count(2)?;
     let d = x.dst(0, ty)?;
     let a = match x.op(1)? {
-        Operand::Name(n) if !to && space == "shared" && !matches!(x.b.lookup(&n)?, Var::Reg(..)) => {
-            x.src(1, ty)?
-        }
+        Operand::Name(n) if !to && space == "shared" && !matches!(x.b.lookup(&n)?, Var::Reg(..)) => x.src(1, ty)?,
         Operand::Name(_) => x.src(1, ty)?,
         o => return x.error(format!("want a register, got {o}")),
     };

@@ -70,26 +70,9 @@ macro_rules! table {
                 "abs" => unary!(Abs, false),
                 "abs.ftz" => unary!(Abs, true),
                 _ => return None,
-            }
-        };
-    }
-    macro_rules! kind {
-        ($k:expr) => {
-            table!($k,
-                "add" => HalfOp::Add,
-                "sub" => HalfOp::Sub,
-                "mul" => HalfOp::Mul,
-                "min" => HalfOp::Min,
-                "max" => HalfOp::Max,
-                "NaN.min" => HalfOp::MinNan,
-                "NaN.max" => HalfOp::MaxNan,
-            )
-        };
-    }
-    Some(match kind {
-        Half::F16 => kind!(Half::F16),
-        Half::Bf16 => kind!(Half::Bf16),
-    })
+            })
+        }
+    };
 }
 
 table!(f16_op, Half::F16);

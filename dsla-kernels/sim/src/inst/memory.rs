@@ -25,11 +25,8 @@ fn class(space: Space) -> Class {
 
 fn access(x: &mut Ins, load: bool) -> Res<Built> {
     let mut order = Order::default();
-    let kinds: &[&str] = if load {
-        &["weak", "volatile", "relaxed", "acquire"]
-    } else {
-        &["weak", "volatile", "relaxed", "release"]
-    };
+    let kinds: &[&str] =
+        if load { &["weak", "volatile", "relaxed", "acquire"] } else { &["weak", "volatile", "relaxed", "release"] };
     let kind = x.one(kinds).unwrap_or("");
     match kind {
         "volatile" => order.strong = true,
@@ -39,11 +36,7 @@ fn access(x: &mut Ins, load: bool) -> Res<Built> {
         }
         _ => {}
     }
-    let place = x.one(if load {
-        &["global", "shared", "shared::cta", "param"]
-    } else {
-        &["global", "shared", "shared::cta"]
-    });
+    let place = x.one(if load { &["global", "shared", "shared::cta", "param"] } else { &["global", "shared", "shared::cta"] });
     let place = match place {
         Some(p) => p,
         None => return x.error("want a state space: generic addresses are not supported"),

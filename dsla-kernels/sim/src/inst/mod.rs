@@ -45,11 +45,12 @@ pub(crate) fn build(b: &mut Body, opcode: &str, ops: Vec<Operand>) -> Res<Built>
     let base = parts.next().unwrap_or_default();
     let mut x = Ins { b, opcode: opcode.to_string(), mods: parts.collect(), at: 0, ops };
     let built = match base.as_str() {
-        "add" | "sub" | "mul" | "mad" | "fma" | "min" | "max" | "abs" | "neg" | "div" | "rem" | "sqrt"
-        | "rcp" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" | "addc"
-        | "subc" | "madc" => arith::build(&mut x, &base),
-        "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "bfe" | "bfi" | "brev" | "popc"
-        | "clz" | "bfind" | "prmt" | "lop3" => logic::build(&mut x, &base),
+        "add" | "sub" | "mul" | "mad" | "fma" | "min" | "max" | "abs" | "neg" | "div" | "rem" | "sqrt" | "rcp"
+        | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" | "addc" | "subc" | "madc" => {
+            arith::build(&mut x, &base)
+        }
+        "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "bfe" | "bfi" | "brev" | "popc" | "clz"
+        | "bfind" | "prmt" | "lop3" => logic::build(&mut x, &base),
         "setp" | "set" | "selp" | "slct" => compare::build(&mut x, &base),
         "mov" | "cvt" | "cvta" => convert::build(&mut x, &base),
         "ld" | "st" | "atom" | "red" | "cp" | "prefetch" => memory::build(&mut x, &base),
@@ -128,11 +129,7 @@ impl Ins<'_, '_> {
     }
 
     pub fn count(&self, n: usize) -> Res<()> {
-        if self.ops.len() == n {
-            Ok(())
-        } else {
-            self.error(format!("want {n} operands, got {}", self.ops.len()))
-        }
+        if self.ops.len() == n { Ok(()) } else { self.error(format!("want {n} operands, got {}", self.ops.len())) }
     }
 
     pub fn op(&self, i: usize) -> Res<Operand> {

@@ -284,8 +284,7 @@ impl<'a> Body<'a> {
     /// accepts.
     pub fn source(&mut self, o: &Operand, ty: Type, ok: fn(Type, Type) -> bool) -> Res<(Reg, Type)> {
         let wide = ty.size() == 8;
-        let mismatch =
-            |b: &Body, what: &str| b.error(format!("{o} is {what}, the instruction wants .{}", ty.name()));
+        let mismatch = |b: &Body, what: &str| b.error(format!("{o} is {what}, the instruction wants .{}", ty.name()));
         match o {
             Operand::Int(v, minus) => {
                 let bits = ty.size() as u32 * 8;
@@ -306,9 +305,7 @@ impl<'a> Body<'a> {
             Operand::F32(v) if matches!(ty, Type::F32 | Type::B32) => {
                 Ok((self.preload(Slot::Const(u64::from(*v)), false)?, ty))
             }
-            Operand::F64(v) if matches!(ty, Type::F64 | Type::B64) => {
-                Ok((self.preload(Slot::Const(*v), true)?, ty))
-            }
+            Operand::F64(v) if matches!(ty, Type::F64 | Type::B64) => Ok((self.preload(Slot::Const(*v), true)?, ty)),
             Operand::F64(v) if ty == Type::F32 => {
                 let v = (f64::from_bits(*v) as f32).to_bits();
                 Ok((self.preload(Slot::Const(u64::from(v)), false)?, ty))
