@@ -101,9 +101,6 @@ impl<'a> Lab<'a> {
     pub fn threads(self, n: u32) -> Lab<'a> {
         Lab { block: [n, 1, 1], output: n as usize, ..self }
     }
-    pub fn blocks(self, n: u32) -> Lab<'a> {
-        Lab { grid: n, output: self.output * n as usize, ..self }
-    }
     pub fn shared(self, bytes: u32) -> Lab<'a> {
         Lab { shared: bytes, ..self }
     }
@@ -134,12 +131,6 @@ impl<'a> Lab<'a> {
              ld.param.u64 %out, [out];\nld.param.u64 %in, [in];\nmov.u32 %t, %tid.x;\n\
              mad.wide.u32 %mine, %t, 4, %out;\n{inside}\nret;\n}}\n"
         ))
-    }
-
-    /// The line of the text on which `part` first stands.
-    pub fn line(&self, part: &str) -> usize {
-        let text = self.text();
-        text.lines().position(|l| l.contains(part)).unwrap_or_else(|| panic!("no line has {part}")) + 1
     }
 
     pub fn try_run(&self) -> Result<(Vec<u32>, Counters), Fault> {

@@ -53,7 +53,8 @@ const FLOAT: [(&str, [i64; 6]); 14] = [
 #[test]
 fn floats() {
     let pairs = [(1.0, 2.0), (2.0, 1.0), (1.0, 1.0), (f32::NAN, 1.0), (1.0, f32::NAN), (-0.0, 0.0)];
-    let types: [(&str, fn(f32) -> i64); 4] = [("f32", f), ("f64", |x| d(f64::from(x))), ("f16", h), ("bf16", b)];
+    let types: [(&str, fn(f32) -> i64); 4] =
+        [("f32", f), ("f64", |x| d(f64::from(x))), ("f16", h), ("bf16", b)];
     for (op, want) in FLOAT {
         for (ty, bits) in types {
             let operands = pairs.map(|(x, y)| [bits(x), bits(y)]);
@@ -70,11 +71,15 @@ fn floats() {
 #[test]
 fn combined() {
     // p = (a < b) op c, q = !(a < b) op c.
-    for (op, f) in [("and", (|x, y| x & y) as fn(i64, i64) -> i64), ("or", |x, y| x | y), ("xor", |x, y| x ^ y)] {
-        let rows: [(&[i64], i64); 4] = [(&[1, 2, 0], f(1, 0)), (&[1, 2, 1], f(1, 1)), (&[2, 1, 0], f(0, 0)), (&[2, 1, 1], f(0, 1))];
+    for (op, f) in
+        [("and", (|x, y| x & y) as fn(i64, i64) -> i64), ("or", |x, y| x | y), ("xor", |x, y| x ^ y)]
+    {
+        let rows: [(&[i64], i64); 4] =
+            [(&[1, 2, 0], f(1, 0)), (&[1, 2, 1], f(1, 1)), (&[2, 1, 0], f(0, 0)), (&[2, 1, 1], f(0, 1))];
         t(&format!("setp.lt.{op}.s32"), "pred s32 s32 pred", &rows);
         let both = format!("setp.lt.{op}.s32 %u|%d, %a, %b, %c;");
-        let rows: [(&[i64], i64); 4] = [(&[1, 2, 0], f(0, 0)), (&[1, 2, 1], f(0, 1)), (&[2, 1, 0], f(1, 0)), (&[2, 1, 1], f(1, 1))];
+        let rows: [(&[i64], i64); 4] =
+            [(&[1, 2, 0], f(0, 0)), (&[1, 2, 1], f(0, 1)), (&[2, 1, 0], f(1, 0)), (&[2, 1, 1], f(1, 1))];
         t(&both, "pred s32 s32 pred", &rows);
         let not = format!("setp.lt.{op}.s32 %d, %a, %b, !%c;");
         let rows: [(&[i64], i64); 2] = [(&[1, 2, 0], f(1, 1)), (&[2, 1, 1], f(0, 0))];
@@ -97,7 +102,11 @@ fn set() {
 fn selp_slct() {
     for ty in ["b16", "u16", "s16", "b32", "u32", "s32", "b64", "u64", "s64"] {
         t(&format!("selp.{ty}"), &format!("{ty} {ty} {ty} pred"), &[(&[5, 9, 1], 5), (&[5, 9, 0], 9)]);
-        t(&format!("slct.{ty}.s32"), &format!("{ty} {ty} {ty} s32"), &[(&[5, 9, 0], 5), (&[5, 9, 3], 5), (&[5, 9, -1], 9)]);
+        t(
+            &format!("slct.{ty}.s32"),
+            &format!("{ty} {ty} {ty} s32"),
+            &[(&[5, 9, 0], 5), (&[5, 9, 3], 5), (&[5, 9, -1], 9)],
+        );
     }
     t("selp.f32", "f32 f32 f32 pred", &[(&[f(1.5), f(2.5), 1], f(1.5)), (&[f(1.5), f(2.5), 0], f(2.5))]);
     t("selp.f64", "f64 f64 f64 pred", &[(&[d(1.5), d(2.5), 0], d(2.5))]);

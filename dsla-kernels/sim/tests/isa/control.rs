@@ -40,7 +40,9 @@ fn nested_branches() {
 fn early_ends() {
     for end in ["ret", "exit", "ret.uni"] {
         let guard = if end == "ret.uni" { "" } else { "@%p1 " };
-        let body = format!("mov.u32 %r1, 1;\nst.global.u32 [%mine], %r1;\nsetp.ge.u32 %p1, %t, 8;\n{guard}{end};\nst.global.u32 [%mine], %t;");
+        let body = format!(
+            "mov.u32 %r1, 1;\nst.global.u32 [%mine], %r1;\nsetp.ge.u32 %p1, %t, 8;\n{guard}{end};\nst.global.u32 [%mine], %t;"
+        );
         let want = each(32, |i| if i < 8 && end != "ret.uni" { i } else { 1 });
         assert_eq!(Lab::new(&body).run(), want, "{end}");
     }
@@ -88,7 +90,15 @@ fn barriers() {
 
 #[test]
 fn fences_and_sleep() {
-    for f in ["membar.cta", "membar.gl", "membar.sys", "fence.sc.cta", "fence.acq_rel.gpu", "fence.sc.sys", "nanosleep.u32 100"] {
+    for f in [
+        "membar.cta",
+        "membar.gl",
+        "membar.sys",
+        "fence.sc.cta",
+        "fence.acq_rel.gpu",
+        "fence.sc.sys",
+        "nanosleep.u32 100",
+    ] {
         let body = format!("{f};\nst.global.u32 [%mine], %t;");
         assert_eq!(Lab::new(&body).run(), each(32, |i| i), "{f}");
     }
@@ -112,7 +122,8 @@ fn entries() {
          .entry two()\n.reqntid 64\n{\nret;\n}\n.visible .entry three(.param .u32 n)\n{\n/* comment */ // another\nret;\n}\n",
     );
     let m = parse(&text);
-    let names: Vec<_> = m.entries().iter().map(|e| (e.name.as_str(), e.params.len(), e.max_threads)).collect();
+    let names: Vec<_> =
+        m.entries().iter().map(|e| (e.name.as_str(), e.params.len(), e.max_threads)).collect();
     assert_eq!(names, [("one", 1, Some(256)), ("two", 0, Some(64)), ("three", 1, None)]);
     assert!(m.entries()[0].shared_bytes >= 100);
     assert_eq!(m.entries()[1].shared_bytes, 0);

@@ -61,7 +61,13 @@ fn float_to_integer() {
         let (lo, hi) = range(tw, ts);
         for (ty, bits) in from {
             for (mode, r) in round {
-                let x = x.map(|x| if ty == "bf16" { f64::from(f32::from_bits((x as f32).to_bits() & 0xffff_0000)) } else { x });
+                let x = x.map(|x| {
+                    if ty == "bf16" {
+                        f64::from(f32::from_bits((x as f32).to_bits() & 0xffff_0000))
+                    } else {
+                        x
+                    }
+                });
                 let x = x.map(|x| if ty == "f16" { f64::from(::half::f16::from_f64(x).to_f32()) } else { x });
                 let nan = if ty == "f64" || tw == 64 { (1i128 << (tw - 1)) as i64 } else { 0 };
                 let inf = f64::INFINITY;
@@ -71,7 +77,8 @@ fn float_to_integer() {
                     .chain([([bits(inf)], hi as i64), ([bits(-inf)], lo as i64), ([bits(f64::NAN)], nan)])
                     .collect();
                 // A NaN of the narrow types comes out as 0 or the top bit, as the width says, then is extended.
-                let rows: Vec<(&[i64], i64)> = operands.iter().map(|o| (&o.0[..], value(o.1, tw, ts) as i64)).collect();
+                let rows: Vec<(&[i64], i64)> =
+                    operands.iter().map(|o| (&o.0[..], value(o.1, tw, ts) as i64)).collect();
                 t(&format!("cvt.{mode}.{to}.{ty}"), &format!("{to} {ty}"), &rows);
             }
         }
@@ -85,7 +92,11 @@ fn float_to_integer() {
 
 #[test]
 fn integer_to_float() {
-    t("cvt.rn.f32.s32", "f32 s32", &[(&[-5], f(-5.0)), (&[16_777_217], f(16_777_216.0)), (&[16_777_219], f(16_777_220.0))]);
+    t(
+        "cvt.rn.f32.s32",
+        "f32 s32",
+        &[(&[-5], f(-5.0)), (&[16_777_217], f(16_777_216.0)), (&[16_777_219], f(16_777_220.0))],
+    );
     t("cvt.rz.f32.s32", "f32 s32", &[(&[16_777_219], f(16_777_218.0)), (&[-16_777_219], f(-16_777_218.0))]);
     t("cvt.rm.f32.s32", "f32 s32", &[(&[16_777_217], f(16_777_216.0)), (&[-16_777_217], f(-16_777_218.0))]);
     t("cvt.rp.f32.s32", "f32 s32", &[(&[16_777_217], f(16_777_218.0)), (&[-16_777_217], f(-16_777_216.0))]);
@@ -96,7 +107,11 @@ fn integer_to_float() {
     t("cvt.rn.f32.s8", "f32 s8", &[(&[0x1ff], f(-1.0))]);
     t("cvt.rn.f32.u16", "f32 u16", &[(&[0xffff], f(65535.0))]);
     t("cvt.rn.f32.s16", "f32 s16", &[(&[0xffff], f(-1.0))]);
-    t("cvt.rn.f16.s32", "f16 s32", &[(&[2049], h(2048.0)), (&[2051], h(2052.0)), (&[70000], h(f32::INFINITY))]);
+    t(
+        "cvt.rn.f16.s32",
+        "f16 s32",
+        &[(&[2049], h(2048.0)), (&[2051], h(2052.0)), (&[70000], h(f32::INFINITY))],
+    );
     t("cvt.rz.f16.u32", "f16 u32", &[(&[70000], h(65504.0))]);
     t("cvt.rn.bf16.s32", "bf16 s32", &[(&[257], b(256.0)), (&[-3], b(-3.0))]);
     t("cvt.rn.f64.s64", "f64 s64", &[(&[(1 << 53) + 1], d(9_007_199_254_740_992.0))]);
@@ -108,44 +123,62 @@ fn integer_to_float() {
 fn float_to_float() {
     let inf = f32::INFINITY;
     let nan = f32::NAN;
-    t("cvt.f32.f16", "f32 f16", &[(&[h(1.5)], f(1.5)), (&[1], f(2f32.powi(-24))), (&[h(inf)], f(inf)), (&[h(nan)], f(nan))]);
+    t(
+        "cvt.f32.f16",
+        "f32 f16",
+        &[(&[h(1.5)], f(1.5)), (&[1], f(2f32.powi(-24))), (&[h(inf)], f(inf)), (&[h(nan)], f(nan))],
+    );
     t("cvt.f32.bf16", "f32 bf16", &[(&[b(1.5)], f(1.5)), (&[1], 1 << 16), (&[b(nan)], f(nan))]);
     t("cvt.f64.f32", "f64 f32", &[(&[f(1.5)], d(1.5)), (&[f(1e-40)], d(f64::from(1e-40f32)))]);
     t("cvt.ftz.f64.f32", "f64 f32", &[(&[f(1e-40)], d(0.0))]);
     t("cvt.f64.f16", "f64 f16", &[(&[h(1.5)], d(1.5))]);
     // A unit of f16 at 1 is 2^-10, of bf16 2^-7.
     let u = 2f32.powi(-10);
-    for (mode, above, below) in [("rn", 1.0, -1.0), ("rz", 1.0, -1.0), ("rm", 1.0, -1.0 - u), ("rp", 1.0 + u, -1.0)] {
+    for (mode, above, below) in
+        [("rn", 1.0, -1.0), ("rz", 1.0, -1.0), ("rm", 1.0, -1.0 - u), ("rp", 1.0 + u, -1.0)]
+    {
         let x = 1.0 + u / 4.0;
         t(&format!("cvt.{mode}.f16.f32"), "f16 f32", &[(&[f(x)], h(above)), (&[f(-x)], h(below))]);
     }
-    t("cvt.rn.f16.f32", "f16 f32", &[
-        (&[f(1.0 + u / 2.0)], h(1.0)),
-        (&[f(1.0 + 1.5 * u)], h(1.0 + 2.0 * u)),
-        (&[f(65519.0)], h(65504.0)),
-        (&[f(65520.0)], h(inf)),
-        (&[f(1e-7)], 2),
-        (&[f(nan)], h(nan)),
-        (&[f(-0.0)], h(-0.0)),
-    ]);
+    t(
+        "cvt.rn.f16.f32",
+        "f16 f32",
+        &[
+            (&[f(1.0 + u / 2.0)], h(1.0)),
+            (&[f(1.0 + 1.5 * u)], h(1.0 + 2.0 * u)),
+            (&[f(65519.0)], h(65504.0)),
+            (&[f(65520.0)], h(inf)),
+            (&[f(1e-7)], 2),
+            (&[f(nan)], h(nan)),
+            (&[f(-0.0)], h(-0.0)),
+        ],
+    );
     t("cvt.rn.ftz.f16.f32", "f16 f32", &[(&[f(1e-7)], 2), (&[f(1.5)], h(1.5))]);
     t("cvt.rn.sat.f16.f32", "f16 f32", &[(&[f(1.5)], h(1.0)), (&[f(-1.5)], h(0.0)), (&[f(nan)], h(0.0))]);
     t("cvt.rn.relu.f16.f32", "f16 f32", &[(&[f(-1.5)], h(0.0)), (&[f(nan)], h(nan)), (&[f(1.5)], h(1.5))]);
     t("cvt.rz.relu.f16.f32", "f16 f32", &[(&[f(65520.0)], h(65504.0)), (&[f(-1.5)], h(0.0))]);
     let u = 2f32.powi(-7);
-    t("cvt.rn.bf16.f32", "bf16 f32", &[
-        (&[f(1.0 + u / 2.0)], b(1.0)),
-        (&[f(1.0 + 1.5 * u)], b(1.0 + 2.0 * u)),
-        (&[f(f32::MAX)], b(inf)),
-        (&[f(nan)], b(nan)),
-    ]);
+    t(
+        "cvt.rn.bf16.f32",
+        "bf16 f32",
+        &[
+            (&[f(1.0 + u / 2.0)], b(1.0)),
+            (&[f(1.0 + 1.5 * u)], b(1.0 + 2.0 * u)),
+            (&[f(f32::MAX)], b(inf)),
+            (&[f(nan)], b(nan)),
+        ],
+    );
     t("cvt.rz.bf16.f32", "bf16 f32", &[(&[f(1.0 + 0.75 * u)], b(1.0)), (&[f(f32::MAX)], 0x7f7f)]);
     t("cvt.rn.relu.bf16.f32", "bf16 f32", &[(&[f(-1.5)], b(0.0)), (&[f(nan)], b(nan))]);
     t("cvt.rz.relu.bf16.f32", "bf16 f32", &[(&[f(-1.5)], b(0.0))]);
     for (mode, want) in [("rn", 1.0f32), ("rz", 1.0), ("rm", 1.0), ("rp", 1.0 + f32::EPSILON)] {
         t(&format!("cvt.{mode}.f32.f64"), "f32 f64", &[(&[d(1.0 + 1e-9)], f(want))]);
     }
-    t("cvt.rn.f32.f64", "f32 f64", &[(&[d(1e300)], f(inf)), (&[d(1e-40)], f(1e-40)), (&[d(f64::NAN)], f(nan))]);
+    t(
+        "cvt.rn.f32.f64",
+        "f32 f64",
+        &[(&[d(1e300)], f(inf)), (&[d(1e-40)], f(1e-40)), (&[d(f64::NAN)], f(nan))],
+    );
     t("cvt.rn.ftz.f32.f64", "f32 f64", &[(&[d(1e-40)], f(0.0))]);
     t("cvt.rn.sat.f32.f64", "f32 f64", &[(&[d(2.5)], f(1.0)), (&[d(-2.5)], f(0.0))]);
     t("cvt.rn.f16.f64", "f16 f64", &[(&[d(1.0 + 2f64.powi(-11) + 2f64.powi(-40))], h(1.0 + 2f32.powi(-10)))]);
@@ -158,18 +191,30 @@ fn float_to_float() {
     t("cvt.ftz.f32.f32", "f32 f32", &[(&[f(-1e-40)], f(-0.0))]);
     t("cvt.rni.f64.f64", "f64 f64", &[(&[d(2.5)], d(2.0)), (&[d(3.5)], d(4.0))]);
     t("cvt.rni.f16.f16", "f16 f16", &[(&[h(2.5)], h(2.0))]);
-    t("cvt.rna.tf32.f32", "b32 f32", &[(&[0x3f80_1000], 0x3f80_2000), (&[0x3f80_0fff], 0x3f80_0000), (&[0xbf80_1000], 0xbf80_2000)]);
+    t(
+        "cvt.rna.tf32.f32",
+        "b32 f32",
+        &[(&[0x3f80_1000], 0x3f80_2000), (&[0x3f80_0fff], 0x3f80_0000), (&[0xbf80_1000], 0xbf80_2000)],
+    );
 }
 
 #[test]
 fn packed() {
     let (x, y) = (1.5, -2.25);
     // The first source becomes the upper half.
-    t("cvt.rn.f16x2.f32", "f16x2 f32 f32", &[(&[f(x), f(y)], pair(h(x), h(y))), (&[f(65520.0), f(1e-7)], pair(h(f32::INFINITY), 2))]);
+    t(
+        "cvt.rn.f16x2.f32",
+        "f16x2 f32 f32",
+        &[(&[f(x), f(y)], pair(h(x), h(y))), (&[f(65520.0), f(1e-7)], pair(h(f32::INFINITY), 2))],
+    );
     t("cvt.rn.bf16x2.f32", "bf16x2 f32 f32", &[(&[f(x), f(y)], pair(b(x), b(y)))]);
     t("cvt.rz.f16x2.f32", "f16x2 f32 f32", &[(&[f(65520.0), f(y)], pair(h(65504.0), h(y)))]);
     t("cvt.rz.bf16x2.f32", "bf16x2 f32 f32", &[(&[f(f32::MAX), f(y)], pair(0x7f7f, b(y)))]);
-    t("cvt.rn.relu.f16x2.f32", "f16x2 f32 f32", &[(&[f(x), f(y)], pair(h(x), h(0.0))), (&[f(f32::NAN), f(1.0)], pair(h(f32::NAN), h(1.0)))]);
+    t(
+        "cvt.rn.relu.f16x2.f32",
+        "f16x2 f32 f32",
+        &[(&[f(x), f(y)], pair(h(x), h(0.0))), (&[f(f32::NAN), f(1.0)], pair(h(f32::NAN), h(1.0)))],
+    );
     t("cvt.rn.relu.bf16x2.f32", "bf16x2 f32 f32", &[(&[f(y), f(x)], pair(b(0.0), b(x)))]);
     t("cvt.rz.relu.bf16x2.f32", "bf16x2 f32 f32", &[(&[f(y), f(x)], pair(b(0.0), b(x)))]);
 }

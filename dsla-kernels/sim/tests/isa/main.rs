@@ -5,7 +5,9 @@ mod common;
 mod compare;
 mod control;
 mod convert;
-
+mod counters;
+mod faults;
+mod schedule;
 
 mod float;
 mod half;
@@ -13,7 +15,6 @@ mod int;
 
 mod logic;
 mod memory;
-
 
 mod tensor;
 mod warp;

@@ -40,7 +40,8 @@ fn loads_extend_by_their_sign() {
     for (access, want) in cases {
         let (ty, address) = access.split_once(' ').expect("two words");
         for space in ["global", "shared"] {
-            let (prologue, address) = if space == "shared" { (shared, address.replace("%in", "s")) } else { ("", address.into()) };
+            let (prologue, address) =
+                if space == "shared" { (shared, address.replace("%in", "s")) } else { ("", address.into()) };
             let body = format!("{prologue}ld.{space}.{ty} %rd1, {address};\nst.global.u64 [%out], %rd1;");
             assert_eq!(one(&body, 2), [want as u32, (want >> 32) as u32], "{space} {access}");
             // Into 32 bits, where the type fits.
@@ -54,7 +55,17 @@ fn loads_extend_by_their_sign() {
 
 #[test]
 fn stores_write_their_width() {
-    for (ty, want) in [("u8", 0xffff_ff44u32), ("s8", 0xffff_ff44), ("b8", 0xffff_ff44), ("u16", 0xffff_3344), ("s16", 0xffff_3344), ("b16", 0xffff_3344), ("u32", 0x1122_3344), ("s32", 0x1122_3344), ("b32", 0x1122_3344)] {
+    for (ty, want) in [
+        ("u8", 0xffff_ff44u32),
+        ("s8", 0xffff_ff44),
+        ("b8", 0xffff_ff44),
+        ("u16", 0xffff_3344),
+        ("s16", 0xffff_3344),
+        ("b16", 0xffff_3344),
+        ("u32", 0x1122_3344),
+        ("s32", 0x1122_3344),
+        ("b32", 0x1122_3344),
+    ] {
         for (space, to) in [("global", "[%out]"), ("shared", "[s]")] {
             let body = format!(
                 ".shared .align 4 .b8 s[4];\nmov.u32 %r1, -1;\nst.{space}.u32 {to}, %r1;\nmov.u32 %r2, 0x11223344;\n\
@@ -78,15 +89,49 @@ fn vectors() {
                 ld.global.v2.f64 {%fd1, %fd2}, [%in];\nst.global.v2.f64 [%out+64], {%fd2, %fd1};\n\
                 ld.global.v4.u16 {%h1, %h2, %h3, %h4}, [%in];\nst.global.v4.u16 [%out+80], {%h4, %h3, %h2, %h1};";
     let want = [
-        IN[2], IN[3], IN[0], IN[2], IN[3], IN[2], 0xbbaa_9988, 0xeeff_ccdd, IN[0], IN[1], IN[2], IN[3], IN[3], IN[2], IN[1],
-        IN[0], IN[2], IN[3], IN[0], IN[1], 0xeeff_ccdd, 0xaabb_8899,
+        IN[2],
+        IN[3],
+        IN[0],
+        IN[2],
+        IN[3],
+        IN[2],
+        0xbbaa_9988,
+        0xeeff_ccdd,
+        IN[0],
+        IN[1],
+        IN[2],
+        IN[3],
+        IN[3],
+        IN[2],
+        IN[1],
+        IN[0],
+        IN[2],
+        IN[3],
+        IN[0],
+        IN[1],
+        0xeeff_ccdd,
+        0xaabb_8899,
     ];
     assert_eq!(one(body, 22), want);
 }
 
 #[test]
 fn cache_hints_and_orders_change_nothing() {
-    for m in [".ca", ".cg", ".cs", ".lu", ".cv", ".nc", ".L1::no_allocate", ".L1::evict_first", ".L1::evict_last", ".nc.L1::no_allocate", ".L2::128B", ".nc.L1::no_allocate.L2::256B", ".L2::64B"] {
+    for m in [
+        ".ca",
+        ".cg",
+        ".cs",
+        ".lu",
+        ".cv",
+        ".nc",
+        ".L1::no_allocate",
+        ".L1::evict_first",
+        ".L1::evict_last",
+        ".nc.L1::no_allocate",
+        ".L2::128B",
+        ".nc.L1::no_allocate.L2::256B",
+        ".L2::64B",
+    ] {
         let body = format!("ld.global{m}.u32 %r1, [%in+4];\nst.global.u32 [%out], %r1;");
         assert_eq!(one(&body, 1), [IN[1]], "{m}");
     }
@@ -135,7 +180,14 @@ fn parameters() {
     let m = parse(&text);
     let e = &m.entries()[0];
     let seen: Vec<_> = e.params.iter().map(|p| (p.name.as_str(), p.ty.as_str(), p.size, p.offset)).collect();
-    let want = [("out", "u64", 8, 0), ("a", "u8", 1, 8), ("b", "u16", 2, 10), ("c", "f32", 4, 12), ("s", "b8", 32, 16), ("d", "s8", 1, 48)];
+    let want = [
+        ("out", "u64", 8, 0),
+        ("a", "u8", 1, 8),
+        ("b", "u16", 2, 10),
+        ("c", "f32", 4, 12),
+        ("s", "b8", 32, 16),
+        ("d", "s8", 1, 48),
+    ];
     assert_eq!(seen, want);
     let mut mem = Memory::new(1 << 20);
     let out = mem.alloc(36).expect("room");
@@ -146,7 +198,17 @@ fn parameters() {
     params.push(0xfe);
     let l = Launch { entry: "k", grid: [1; 3], block: [1; 3], shared: 0, params: &params };
     run(&m, &l, &mut mem, &crate::common::options()).unwrap_or_else(|e| panic!("{e}"));
-    let want = [7, 0x1234, 0x0807_0605, 0x1413_1211, 0x1817_1615, 0x3fc0_0000, 0x1c1b_1a19, 0x201f_1e1d, -2i32 as u32];
+    let want = [
+        7,
+        0x1234,
+        0x0807_0605,
+        0x1413_1211,
+        0x1817_1615,
+        0x3fc0_0000,
+        0x1c1b_1a19,
+        0x201f_1e1d,
+        -2i32 as u32,
+    ];
     assert_eq!(read32(&mem, out, 9), want);
 }
 
@@ -197,7 +259,13 @@ fn atomics() {
             "f32" => (32, "%f"),
             _ => (32, "%r"),
         };
-        let bits = if w == 64 { "%rd" } else if w == 16 { "%h" } else { "%r" };
+        let bits = if w == 64 {
+            "%rd"
+        } else if w == 16 {
+            "%h"
+        } else {
+            "%r"
+        };
         let konst = |i: usize, v: u64| format!("mov.b{w} {bits}{i}, {v};\nmov.b{w} {reg}{i}, {bits}{i};\n");
         let third = c.map_or(String::new(), |_| format!(", {reg}3"));
         for (space, to) in [("global", "[%out]"), ("shared", "[s]")] {
@@ -207,8 +275,12 @@ fn atomics() {
                 konst(2, b),
                 konst(3, c.unwrap_or(0))
             );
-            let epilogue = format!("ld.{space}.b64 %rd7, {to};\nst.global.b64 [%out], %rd7;\nst.global.b64 [%out+8], 0;\n");
-            let body = format!("{prologue}atom.{space}.{op}.{ty} {reg}4, {to}, {reg}2{third};\n{epilogue}st.global.b{w} [%out+8], {reg}4;");
+            let epilogue = format!(
+                "ld.{space}.b64 %rd7, {to};\nst.global.b64 [%out], %rd7;\nst.global.b64 [%out+8], 0;\n"
+            );
+            let body = format!(
+                "{prologue}atom.{space}.{op}.{ty} {reg}4, {to}, {reg}2{third};\n{epilogue}st.global.b{w} [%out+8], {reg}4;"
+            );
             let want = [new as u32, (new >> 32) as u32, old as u32, (old >> 32) as u32];
             assert_eq!(one(&body, 4), want, "{space} {op} {ty}");
             if !matches!(op, "cas" | "exch") {
@@ -218,11 +290,17 @@ fn atomics() {
         }
     }
     for m in ["relaxed.gpu", "acquire.gpu", "release.gpu", "acq_rel.gpu", "acq_rel.cta", "relaxed.sys"] {
-        let body = format!("st.global.u32 [%out], 1;\natom.{m}.global.add.u32 %r1, [%out], 2;\nst.global.u32 [%out+4], %r1;");
+        let body = format!(
+            "st.global.u32 [%out], 1;\natom.{m}.global.add.u32 %r1, [%out], 2;\nst.global.u32 [%out+4], %r1;"
+        );
         assert_eq!(one(&body, 2), [3, 1], "{m}");
     }
     for m in ["relaxed.gpu", "release.gpu"] {
-        assert_eq!(one(&format!("st.global.u32 [%out], 1;\nred.{m}.global.add.u32 [%out], 2;"), 1), [3], "{m}");
+        assert_eq!(
+            one(&format!("st.global.u32 [%out], 1;\nred.{m}.global.add.u32 [%out], 2;"), 1),
+            [3],
+            "{m}"
+        );
     }
     assert_eq!(one("st.global.u32 [%out], 1;\natom.gpu.global.add.u32 _, [%out], 2;", 1), [3]);
     // All lanes of all CTAs count.

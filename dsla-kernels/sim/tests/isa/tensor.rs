@@ -21,7 +21,8 @@ const FILL: &str = ".shared .align 16 .b8 s[512];\nmov.u32 %r9, s;\nmad.lo.u32 %
 fn ldmatrix() {
     for (n, regs) in [(1, "%r1"), (2, "%r1, %r2"), (4, "%r1, %r2, %r3, %r4")] {
         for trans in ["", ".trans"] {
-            let mut body = format!("{FILL}ldmatrix.sync.aligned.m8n8.x{n}{trans}.shared.b16 {{{regs}}}, [%r10];\n");
+            let mut body =
+                format!("{FILL}ldmatrix.sync.aligned.m8n8.x{n}{trans}.shared.b16 {{{regs}}}, [%r10];\n");
             for i in 0..n {
                 body += &format!("st.global.u32 [%mine+{}], %r{};\n", 128 * i, i + 1);
             }
@@ -41,7 +42,9 @@ fn ldmatrix() {
         }
     }
     // x1 reads the addresses of lanes 0 to 7 alone.
-    let body = format!("{FILL}setp.ge.u32 %p1, %t, 8;\n@%p1 mov.u32 %r10, 0x7ffff003;\nldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r1}}, [%r10];\nst.global.u32 [%mine], %r1;");
+    let body = format!(
+        "{FILL}setp.ge.u32 %p1, %t, 8;\n@%p1 mov.u32 %r10, 0x7ffff003;\nldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r1}}, [%r10];\nst.global.u32 [%mine], %r1;"
+    );
     assert_eq!(Lab::new(&body).input(&rows()).run()[0], 0x0129_0128);
 }
 
@@ -51,7 +54,11 @@ fn stmatrix() {
         for trans in ["", ".trans"] {
             let mut body = String::from(FILL);
             for i in 0..n {
-                body += &format!("shl.b32 %r{0}, %t, 1;\nadd.u32 %r{0}, %r{0}, {1};\nshl.b32 %r7, %r{0}, 16;\nadd.u32 %r7, %r7, 0x10000;\nor.b32 %r{0}, %r{0}, %r7;\n", i + 1, 0x400 + 64 * i);
+                body += &format!(
+                    "shl.b32 %r{0}, %t, 1;\nadd.u32 %r{0}, %r{0}, {1};\nshl.b32 %r7, %r{0}, 16;\nadd.u32 %r7, %r7, 0x10000;\nor.b32 %r{0}, %r{0}, %r7;\n",
+                    i + 1,
+                    0x400 + 64 * i
+                );
             }
             body += &format!(
                 "stmatrix.sync.aligned.m8n8.x{n}{trans}.shared.b16 [%r10], {{{regs}}};\nbar.sync 0;\nld.shared.v4.u32 {{%r1, %r2, %r3, %r4}}, [%r8];\n\
@@ -60,7 +67,8 @@ fn stmatrix() {
             let got = Lab::new(&body).input(&rows()).output(128).run();
             for row in 0..32 {
                 for c in 0..8 {
-                    let (lane_of_address, half) = (row ^ 5, (got[row * 4 + c / 2] >> (16 * (c % 2))) as u16 as usize);
+                    let (lane_of_address, half) =
+                        (row ^ 5, (got[row * 4 + c / 2] >> (16 * (c % 2))) as u16 as usize);
                     let (i, r) = (lane_of_address / 8, lane_of_address % 8);
                     let (fr, fc) = if trans.is_empty() { (r, c) } else { (c, r) };
                     // Element 2c of row r lies in lane 4r + c: numbered 2 * lane + half, that is 8 r + c.
@@ -90,7 +98,9 @@ fn a_at(shape: &str, ty: &str, lane: usize, i: usize) -> (usize, usize) {
             let row = if i < 2 || (4..6).contains(&i) { group } else { group + 8 };
             (row, thread * 2 + (i & 1) + if i >= 4 { 8 } else { 0 })
         }
-        ("m16n8k8", "tf32") => (if i == 0 || i == 2 { group } else { group + 8 }, if i < 2 { thread } else { thread + 4 }),
+        ("m16n8k8", "tf32") => {
+            (if i == 0 || i == 2 { group } else { group + 8 }, if i < 2 { thread } else { thread + 4 })
+        }
         ("m16n8k8", _) => (if i < 2 { group } else { group + 8 }, thread * 2 + (i & 1)),
         _ => (if i == 0 { group } else { group + 8 }, thread),
     }
@@ -144,7 +154,13 @@ fn kernel(kind: usize) -> String {
 }
 
 /// D = A B + C for matrices given by functions of row and column.
-fn multiply(kind: usize, mma: Mma, a: &dyn Fn(usize, usize) -> f32, b: &dyn Fn(usize, usize) -> f32, c: &dyn Fn(usize, usize) -> f32) -> [[f32; 8]; 16] {
+fn multiply(
+    kind: usize,
+    mma: Mma,
+    a: &dyn Fn(usize, usize) -> f32,
+    b: &dyn Fn(usize, usize) -> f32,
+    c: &dyn Fn(usize, usize) -> f32,
+) -> [[f32; 8]; 16] {
     let (shape, ty, _, ar, br) = KINDS[kind];
     let pack = if ty == "tf32" { 1 } else { 2 };
     let mut input = vec![0u32; 32 * (ar + br + 4)];
@@ -181,7 +197,8 @@ fn identity_matrices_pass_the_other_operand_through() {
         let k = KINDS[kind].2;
         for mma in MODES {
             // A picks row i % K of B, whose elements are all different.
-            let d = multiply(kind, mma, &|i, l| f32::from(i % k == l), &|l, j| (l * 8 + j) as f32, &|_, _| 0.0);
+            let d =
+                multiply(kind, mma, &|i, l| f32::from(i % k == l), &|l, j| (l * 8 + j) as f32, &|_, _| 0.0);
             for i in 0..16 {
                 for j in 0..8 {
                     assert_eq!(d[i][j], (i % k * 8 + j) as f32, "{:?} {mma:?}", KINDS[kind]);
@@ -189,7 +206,13 @@ fn identity_matrices_pass_the_other_operand_through() {
             }
             // B picks eight of A's columns, from each start.
             for start in (0..k).step_by(8) {
-                let d = multiply(kind, mma, &|i, l| (i * k + l) as f32, &|l, j| f32::from(l == start + j), &|_, _| 0.0);
+                let d = multiply(
+                    kind,
+                    mma,
+                    &|i, l| (i * k + l) as f32,
+                    &|l, j| f32::from(l == start + j),
+                    &|_, _| 0.0,
+                );
                 for i in 0..16 {
                     for j in 0..8 {
                         let want = if start + j < k { (i * k + start + j) as f32 } else { 0.0 };
@@ -226,7 +249,9 @@ fn small_integers_agree_with_the_definition_in_all_modes() {
 #[test]
 fn modes_differ_where_they_should() {
     let ulp = f32::EPSILON;
-    let at = |kind, mma, b: &dyn Fn(usize) -> f32, c: f32| multiply(kind, mma, &|_, _| 1.0, &|l, _| b(l), &|_, _| c)[3][5];
+    let at = |kind, mma, b: &dyn Fn(usize) -> f32, c: f32| {
+        multiply(kind, mma, &|_, _| 1.0, &|l, _| b(l), &|_, _| c)[3][5]
+    };
     for (kind, k) in [(1, 16), (3, 8), (4, 8)] {
         let all = |b: &dyn Fn(usize) -> f32| MODES.map(|m| at(kind, m, b, 1.0));
         // One addend of 0.75 ulp: rounded up, or cut off.
@@ -244,7 +269,10 @@ fn modes_differ_where_they_should() {
 fn tf32_ignores_the_low_bits() {
     let low = f32::from_bits(1.5f32.to_bits() | 0x1fff);
     for mma in MODES {
-        assert_eq!(multiply(4, mma, &|i, l| if i == l { low } else { 0.0 }, &|_, _| 1.0, &|_, _| 0.0)[2][3], 1.5);
+        assert_eq!(
+            multiply(4, mma, &|i, l| if i == l { low } else { 0.0 }, &|_, _| 1.0, &|_, _| 0.0)[2][3],
+            1.5
+        );
     }
 }
 
@@ -264,10 +292,14 @@ fn ldmatrix_feeds_mma() {
         }
         let load_b = match trans {
             // Lanes 0..8: row n = lane, k from 0; lanes 8..16: the same rows, k from 8.
-            false => "and.b32 %r5, %t, 7;\nshl.b32 %r5, %r5, 5;\nand.b32 %r6, %t, 8;\nshl.b32 %r6, %r6, 1;\nadd.u32 %r5, %r5, %r6;\nadd.u32 %r5, %r5, %r9;\n\
-                      ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r15, %r16}, [%r5+512];\n",
+            false => {
+                "and.b32 %r5, %t, 7;\nshl.b32 %r5, %r5, 5;\nand.b32 %r6, %t, 8;\nshl.b32 %r6, %r6, 1;\nadd.u32 %r5, %r5, %r6;\nadd.u32 %r5, %r5, %r9;\n\
+                      ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r15, %r16}, [%r5+512];\n"
+            }
             // Rows k = lane.
-            true => "and.b32 %r5, %t, 15;\nmad.lo.u32 %r5, %r5, 16, %r9;\nldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%r15, %r16}, [%r5+512];\n",
+            true => {
+                "and.b32 %r5, %t, 15;\nmad.lo.u32 %r5, %r5, 16, %r9;\nldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%r15, %r16}, [%r5+512];\n"
+            }
         };
         let body = format!(
             ".shared .align 16 .b8 s[768];\nmov.u32 %r9, s;\nmad.lo.u32 %r8, %t, 24, %r9;\nmad.wide.u32 %rd1, %t, 24, %in;\n\

@@ -4,7 +4,8 @@ use crate::common::Lab;
 
 /// `%r1` of every lane after the statements; `%r2` is `100 + lane`.
 fn lanes(statements: &str) -> Vec<u32> {
-    Lab::new(&format!("add.u32 %r2, %t, 100;\nmov.u32 %r3, -1;\n{statements}\nst.global.u32 [%mine], %r1;")).run()
+    Lab::new(&format!("add.u32 %r2, %t, 100;\nmov.u32 %r3, -1;\n{statements}\nst.global.u32 [%mine], %r1;"))
+        .run()
 }
 
 fn each(f: impl Fn(u32) -> u32) -> Vec<u32> {
@@ -32,20 +33,25 @@ fn shfl() {
     let p = lanes("shfl.sync.down.b32 %r1|%p1, %r2, 4, 31, -1;\nselp.u32 %r1, 1, 0, %p1;");
     assert_eq!(p, each(|i| u32::from(i < 28)));
     // Half a warp by itself.
-    let half = lanes("mov.u32 %r1, 0;\nsetp.lt.u32 %p1, %t, 16;\n@%p1 shfl.sync.bfly.b32 %r1, %r2, 1, 31, 0xffff;");
+    let half =
+        lanes("mov.u32 %r1, 0;\nsetp.lt.u32 %p1, %t, 16;\n@%p1 shfl.sync.bfly.b32 %r1, %r2, 1, 31, 0xffff;");
     assert_eq!(half, each(|i| if i < 16 { 100 + (i ^ 1) } else { 0 }));
 }
 
 #[test]
 fn vote() {
     let set = "setp.lt.u32 %p1, %t, 5;\nsetp.lt.u32 %p3, %t, 99;\n";
-    let one = |mode: &str, p: &str| lanes(&format!("{set}vote.sync.{mode}.pred %p2, {p}, -1;\nselp.u32 %r1, 1, 0, %p2;"))[9];
+    let one = |mode: &str, p: &str| {
+        lanes(&format!("{set}vote.sync.{mode}.pred %p2, {p}, -1;\nselp.u32 %r1, 1, 0, %p2;"))[9]
+    };
     assert_eq!([one("all", "%p1"), one("all", "%p3"), one("all", "!%p3")], [0, 1, 0]);
     assert_eq!([one("any", "%p1"), one("any", "%p3"), one("any", "!%p3")], [1, 1, 0]);
     assert_eq!([one("uni", "%p1"), one("uni", "%p3"), one("uni", "!%p3")], [0, 1, 1]);
     assert_eq!(lanes(&format!("{set}vote.sync.ballot.b32 %r1, %p1, -1;")), each(|_| 0x1f));
     assert_eq!(lanes(&format!("{set}vote.sync.ballot.b32 %r1, !%p1, -1;")), each(|_| !0x1f));
-    let half = format!("{set}mov.u32 %r1, 0;\nsetp.ge.u32 %p2, %t, 4;\n@%p2 vote.sync.ballot.b32 %r1, %p1, 0xfffffff0;");
+    let half = format!(
+        "{set}mov.u32 %r1, 0;\nsetp.ge.u32 %p2, %t, 4;\n@%p2 vote.sync.ballot.b32 %r1, %p1, 0xfffffff0;"
+    );
     assert_eq!(lanes(&half), each(|i| if i >= 4 { 0x10 } else { 0 }));
 }
 
@@ -53,7 +59,10 @@ fn vote() {
 fn match_redux_activemask() {
     let groups = each(|i| (0..32).filter(|j| j / 8 == i / 8).fold(0, |m, j| m | 1 << j));
     assert_eq!(lanes("shr.u32 %r4, %t, 3;\nmatch.any.sync.b32 %r1, %r4, -1;"), groups);
-    assert_eq!(lanes("shr.u32 %r4, %t, 3;\ncvt.u64.u32 %rd1, %r4;\nmatch.any.sync.b64 %r1, %rd1, -1;"), groups);
+    assert_eq!(
+        lanes("shr.u32 %r4, %t, 3;\ncvt.u64.u32 %rd1, %r4;\nmatch.any.sync.b64 %r1, %rd1, -1;"),
+        groups
+    );
     assert_eq!(lanes("match.all.sync.b32 %r1, %t, -1;"), each(|_| 0));
     assert_eq!(lanes("mov.u32 %r4, 3;\nmatch.all.sync.b32 %r1|%p1, %r4, -1;"), each(|_| !0));
     assert_eq!(lanes("match.all.sync.b32 %r1|%p1, %t, -1;\nselp.u32 %r1, 7, 8, %p1;"), each(|_| 8));
