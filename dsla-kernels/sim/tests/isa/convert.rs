@@ -60,6 +60,10 @@ fn float_to_integer() {
     for (to, tw, ts) in INTS {
         let (lo, hi) = range(tw, ts);
         for (ty, bits) in from {
+            // bf16 converts to integers of 16 bits and more.
+            if ty == "bf16" && tw == 8 {
+                continue;
+            }
             for (mode, r) in round {
                 let x = x.map(|x| {
                     if ty == "bf16" {

@@ -439,7 +439,7 @@ const PLANTS: &[Plant] = &[
     Plant {
         name: "cp.async waited for, no barrier",
         kind: AsyncPending,
-        body: ".shared .align 16 .b8 s[256];\nmov.u32 %r1, s;\nshl.b32 %r2, %t, 2;\nadd.u32 %r3, %r1, %r2;\nst.shared.u32 [%r3], 0;\nbar.sync 0;\ncp.async.ca.shared.global [%r3], [%in], 4;\ncp.async.wait_all; // here\n@@\nsub.u32 %r4, 252, %r2;\nadd.u32 %r4, %r4, %r1;\nld.shared.u32 %r5, [%r4]; // here",
+        body: ".shared .align 16 .b8 s[256];\nmov.u32 %r1, s;\nshl.b32 %r2, %t, 2;\nadd.u32 %r3, %r1, %r2;\nst.shared.u32 [%r3], 0;\nbar.sync 0;\ncp.async.ca.shared.global [%r3], [%in], 4; // here\ncp.async.wait_all; // here\n@@\nsub.u32 %r4, 252, %r2;\nadd.u32 %r4, %r4, %r1;\nld.shared.u32 %r5, [%r4]; // here",
         bad: "",
         good: "bar.sync 0;",
         threads: 64,

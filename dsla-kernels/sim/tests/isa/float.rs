@@ -116,6 +116,58 @@ fn division_and_roots() {
 }
 
 #[test]
+fn directed_rounding() {
+    let u = ULP;
+    for (mode, up, down) in [("rz", 0.0, 0.0), ("rm", 0.0, 1.0), ("rp", 1.0, 0.0)] {
+        // 1 + ulp / 4 and its negative.
+        let (above, below) = (1.0 + up * u, -(1.0 + down * u));
+        let q = u / 4.0;
+        t(
+            &format!("add.{mode}.f32"),
+            "f32 f32 f32",
+            &[(&[f(1.0), f(q)], f(above)), (&[f(-1.0), f(-q)], f(below))],
+        );
+        t(
+            &format!("sub.{mode}.f32"),
+            "f32 f32 f32",
+            &[(&[f(1.0), f(-q)], f(above)), (&[f(-1.0), f(q)], f(below))],
+        );
+        // (1 + 2^-12)^2 = 1 + 2^-11 + ulp / 2.
+        let x = 1.0 + 2f32.powi(-12);
+        let (above, below) = (1.0 + 2f32.powi(-11) + up * u, -(1.0 + 2f32.powi(-11) + down * u));
+        t(
+            &format!("mul.{mode}.f32"),
+            "f32 f32 f32",
+            &[(&[f(x), f(x)], f(above)), (&[f(-x), f(x)], f(below))],
+        );
+        let rows: [(&[i64], i64); 2] =
+            [(&[f(x), f(x), f(0.0)], f(above)), (&[f(-x), f(x), f(-0.0)], f(below))];
+        t(&format!("fma.{mode}.f32"), "f32 f32 f32 f32", &rows);
+        // 1 / 3 lies above 0x3eaaaaaa, sqrt 2 above 0x3fb504f3.
+        let third = 0x3eaa_aaaa + up as i64;
+        t(&format!("div.{mode}.f32"), "f32 f32 f32", &[(&[f(1.0), f(3.0)], third)]);
+        t(&format!("rcp.{mode}.f32"), "f32 f32", &[(&[f(3.0)], third)]);
+        t(&format!("sqrt.{mode}.f32"), "f32 f32", &[(&[f(2.0)], 0x3fb5_04f3 + up as i64)]);
+        let e = f64::EPSILON;
+        let (above, below) = (1.0 + f64::from(up) * e, -(1.0 + f64::from(down) * e));
+        t(
+            &format!("add.{mode}.f64"),
+            "f64 f64 f64",
+            &[(&[d(1.0), d(e / 4.0)], d(above)), (&[d(-1.0), d(-e / 4.0)], d(below))],
+        );
+        t(&format!("fma.{mode}.f64"), "f64 f64 f64 f64", &[(&[d(1.0), d(1.0), d(e / 4.0)], d(above))]);
+        t(
+            &format!("div.{mode}.f64"),
+            "f64 f64 f64",
+            &[(&[d(1.0), d(3.0)], 0x3fd5_5555_5555_5555 + up as i64)],
+        );
+    }
+    t("add.rm.f32", "f32 f32 f32", &[(&[f(1.0), f(-1.0)], f(-0.0))]);
+    t("add.rp.ftz.f32", "f32 f32 f32", &[(&[f(SUB), f(SUB)], f(0.0))]);
+    t("add.rz.sat.f32", "f32 f32 f32", &[(&[f(2.0), f(2.0)], f(1.0))]);
+}
+
+#[test]
 fn min_max_neg_abs() {
     let three = "f32 f32 f32";
     t(

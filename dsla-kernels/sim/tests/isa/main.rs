@@ -7,11 +7,13 @@ mod control;
 mod convert;
 mod counters;
 mod faults;
+mod ptxas;
 mod schedule;
 
 mod float;
 mod half;
 mod int;
+mod load;
 
 mod logic;
 mod memory;

@@ -164,7 +164,7 @@ fn addresses() {
                 ld.shared.u32 %r5, [%r9+4];\nadd.u32 %r7, %r9, 8;\nld.shared.u32 %r6, [%r7+-4];\nld.shared.u32 %r7, [b+4];\n\
                 st.global.v4.u32 [%out], {%r1, %r2, %r3, %r4};\nst.global.v2.u32 [%out+16], {%r5, %r6};\nst.global.u32 [%out+24], %r7;";
     assert_eq!(Lab::new(body).threads(1).shared(8).output(7).run(), [1, 2, 3, 4, 5, 5, 6]);
-    let body = "add.u64 %rd1, %in, 8;\nld.global.u32 %r1, [%rd1+-4];\nld.global.u32 %r2, [%rd1-8];\nst.global.v2.u32 [%out], {%r1, %r2};";
+    let body = "add.u64 %rd1, %in, 8;\nld.global.u32 %r1, [%rd1+-4];\nld.global.u32 %r2, [%rd1+-8];\nst.global.v2.u32 [%out], {%r1, %r2};";
     assert_eq!(one(body, 2), [IN[1], IN[0]]);
 }
 
