@@ -110,6 +110,13 @@ impl SharedRaces {
         self.shift = shift;
     }
 
+    /// A copy lands: nobody has touched the bytes since they were promised, when `touch` checked them.
+    pub fn land(&mut self, at: usize, n: usize, warp: usize, lane: usize) {
+        let first = at >> self.shift;
+        let thread = (warp * 33 + lane) as u64;
+        self.writer[first..first + (n >> self.shift)].fill(u64::from(self.now) << 32 | thread << 2 | 2);
+    }
+
     /// Record an access of `n` bytes, or say whom it races with.
     pub fn touch(&mut self, at: usize, n: usize, t: Touch) -> Result<(), Clash> {
         let fine = ((at | n).trailing_zeros()).min(self.shift);
