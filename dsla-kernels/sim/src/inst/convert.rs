@@ -160,7 +160,8 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         (F16, F16) | (F32, F32) | (F64, F64) => (whole || none) && !relu && (!ftz || to == F32),
         _ if to.float() => nearest && !relu && !ftz,
         _ if from.float() => whole && !relu && (!ftz || from == F32),
-        _ => none && !relu && !ftz && !(sat && holds(to, from)),
+        _ if sat && holds(to, from) => false,
+        _ => none && !relu && !ftz,
     };
     if !ok {
         return x.error("these modifiers do not fit this conversion");

@@ -13,6 +13,8 @@ mod schedule;
 mod float;
 mod half;
 mod int;
+mod kernels;
+mod launch;
 mod load;
 
 mod logic;
