@@ -27,7 +27,15 @@ pub fn numbered(text: &str) -> String {
 
 /// Ask ptxas, where there is one: panics when its verdict is not `good`.
 pub fn assemble(text: &str, good: bool) {
+    static DONE: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
     let Some(ptxas) = std::env::var_os("PTXAS") else { return };
+    // Once per text.
+    if let Ok(mut done) = DONE.lock() {
+        if done.iter().any(|t| t == text) {
+            return;
+        }
+        done.push(text.to_string());
+    }
     let (ok, says) = ptxas_verdict(ptxas.as_ref(), text);
     assert!(ok == good, "ptxas: {says}\n{}", numbered(text));
 }

@@ -27,7 +27,7 @@ fn nested_branches() {
                 add.u32 %r1, %r1, 1;\nbra HJ;\nHE:\nadd.u32 %r1, %r1, 2;\nHJ:\nadd.u32 %r1, %r1, 10;\nbra END;\nLOW:\n@!%p2 bra LO;\n\
                 add.u32 %r1, %r1, 3;\nbra END;\nLO:\nadd.u32 %r1, %r1, 4;\nEND:\nshfl.sync.idx.b32 %r4, %r1, 0, 31, -1;\nadd.u32 %r1, %r1, %r4;\n\
                 st.global.u32 [%mine], %r1;";
-    let value = |i: u32| match (i < 16, i % 2 == 0) {
+    let value = |i: u32| match (i < 16, i.is_multiple_of(2)) {
         (true, true) => 3,
         (true, false) => 4,
         (false, true) => 12,

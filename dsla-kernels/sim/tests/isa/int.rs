@@ -131,8 +131,8 @@ fn special_registers() {
     assert_eq!(one("%warpid"), each(&|i| i / 32));
     assert_eq!(one("%lanemask_eq"), each(&|i| 1 << lane(i)));
     assert_eq!(one("%lanemask_lt"), each(&|i| (1 << lane(i)) - 1));
-    assert_eq!(one("%lanemask_le"), each(&|i| (1u32 << lane(i)) - 1 | 1 << lane(i)));
-    assert_eq!(one("%lanemask_gt"), each(&|i| !((1u32 << lane(i)) - 1 | 1 << lane(i))));
+    assert_eq!(one("%lanemask_le"), each(&|i| ((1u32 << lane(i)) - 1) | (1 << lane(i))));
+    assert_eq!(one("%lanemask_gt"), each(&|i| !(((1u32 << lane(i)) - 1) | (1 << lane(i)))));
     assert_eq!(one("%lanemask_ge"), each(&|i| !((1u32 << lane(i)) - 1)));
     let body = body("%dynamic_smem_size");
     assert_eq!(Lab::new(&body).shared(4096).run(), vec![4096; 32]);
@@ -141,5 +141,5 @@ fn special_registers() {
                 mad.lo.u32 %r4, %r2, 4, %r1; mad.lo.u32 %r4, %r4, 4, %t; mad.wide.u32 %rd1, %r4, 4, %out;\n\
                 shl.b32 %r5, %r6, 8; or.b32 %r5, %r5, %r3; st.global.u32 [%rd1], %r5;";
     let lab = Lab { block: [4, 4, 4], ..Lab::new(flat).output(64) };
-    assert_eq!(lab.run(), each(&|i| 4 << 8 | i % 32));
+    assert_eq!(lab.run(), each(&|i| (4 << 8) | (i % 32)));
 }
