@@ -159,7 +159,7 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         (F16, F16) | (F32, F32) | (F64, F64) => (whole || none) && !relu && (!ftz || to == F32),
         _ if to.float() => nearest && !relu && !ftz,
         _ if from.float() => whole && !relu && (!ftz || from == F32),
-        _ => none && !relu && !ftz,
+        _ => none && !relu && !ftz && (!sat || overflows(to, from)),
     };
     if !ok {
         return x.error("these modifiers do not fit this conversion");
@@ -178,6 +178,15 @@ fn cvt(x: &mut Ins) -> Res<Built> {
     }
     let (Some(to), Some(from)) = (to.num(), from.num()) else { return x.error("no such conversion") };
     Ok((Kind::Cvt { to, from, round, sat, ftz, relu, d, a, sext }, class, pipe))
+}
+
+/// Integers of `from` do not all fit in `to`.
+fn overflows(to: Type, from: Type) -> bool {
+    match (to.signed(), from.signed()) {
+        (false, true) => true,
+        (true, false) => from.size() >= to.size(),
+        _ => from.size() > to.size(),
+    }
 }
 
 /// Conversions that need no rounding.
