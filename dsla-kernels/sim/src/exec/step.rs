@@ -77,7 +77,9 @@ impl<'a> Env<'a> {
 
     /// The approximations of this lane are off by this much, if at all.
     fn perturb(&self, w: &Warp, pc: usize, lane: usize) -> Option<u64> {
-        self.options.perturb.map(|s| mix(mix(s ^ self.cta << 16) ^ ((w.id * 32 + lane) as u64) << 32 ^ pc as u64))
+        self.options
+            .perturb
+            .map(|s| mix(mix(s ^ self.cta << 16) ^ ((w.id * 32 + lane) as u64) << 32 ^ pc as u64))
     }
 
     fn sync(&mut self, w: &Warp) {
@@ -175,7 +177,9 @@ impl<'a> Env<'a> {
 
     fn rest(&mut self, w: &mut Warp<'a>, op: &Op, mask: u32, pc: usize) -> Run<()> {
         match &op.kind {
-            Kind::Carry { sub, read, write, d, a, b } => self.carry(w, (*sub, *read, *write), *d, *a, *b, mask)?,
+            Kind::Carry { sub, read, write, d, a, b } => {
+                self.carry(w, (*sub, *read, *write), *d, *a, *b, mask)?
+            }
             Kind::Pack { d, s, n, size } => {
                 let mut out = [0u64; 32];
                 for k in 0..usize::from(*n) {
@@ -202,7 +206,7 @@ impl<'a> Env<'a> {
                 let mut out = [0; 32];
                 for i in lanes(mask) {
                     let r = cvt(*to, *from, *round, *sat, *ftz, *relu, v[i]);
-                                    out[i] = extend(r, size, *sext * 8);
+                    out[i] = extend(r, size, *sext * 8);
                 }
                 w.put(*d, &out, mask);
             }

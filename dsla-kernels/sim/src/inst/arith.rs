@@ -2,7 +2,7 @@
 
 use super::{Built, Ins, Lanes, float, half, int};
 use crate::num::{Approx, Fp, Half, Round};
-use crate::op::{CmpFn, CmpTo, Class, Kind, Pipe};
+use crate::op::{Class, CmpFn, CmpTo, Kind, Pipe};
 use crate::parse::Res;
 use crate::types::Type::{self, *};
 
@@ -35,13 +35,17 @@ fn f32s(x: &mut Ins, base: &str) -> Res<Built> {
     let ty = F32;
     match base {
         "add" | "sub" | "mul" | "fma" | "mad" if directed(x.peek()).is_some() => {
-            let Some(round) = x.one(&["rz", "rm", "rp"]).and_then(directed) else { return x.error("rounding") };
+            let Some(round) = x.one(&["rz", "rm", "rp"]).and_then(directed) else {
+                return x.error("rounding");
+            };
             let (ftz, sat) = (x.flag("ftz"), x.flag("sat"));
             x.ty(&[ty])?;
             rounded(x, base, ty, round, (ftz, sat))
         }
         "div" | "sqrt" | "rcp" if directed(x.peek()).is_some() => {
-            let Some(round) = x.one(&["rz", "rm", "rp"]).and_then(directed) else { return x.error("rounding") };
+            let Some(round) = x.one(&["rz", "rm", "rp"]).and_then(directed) else {
+                return x.error("rounding");
+            };
             let ftz = x.flag("ftz");
             x.ty(&[ty])?;
             rounded(x, base, ty, round, (ftz, false))
