@@ -96,7 +96,7 @@ fn gemm(x: View, p: Product, y: &mut ViewMut, [m, n, ld]: [usize; 3], large: boo
     let values = [p.w.dtype().name(), name, act];
     product(launch(OP, x.device(), &GEMM, &values, "linear_gemm")?, x, p, y, [m, n, ld])
         .u32("pairs", pairs(n, y))
-        .run(m.div_ceil(tile) * n.div_ceil(width), 2 * tile, 0)
+        .run(m.div_ceil(tile) * n.div_ceil(width), if large && p.w.dtype() == F32 { 512 } else { 2 * tile }, 0)
 }
 
 /// The arguments that all products share.
