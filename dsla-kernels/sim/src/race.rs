@@ -103,8 +103,9 @@ impl SharedRaces {
         let times = 1 << (self.shift - shift);
         let g = self.bytes.div_ceil(1 << shift);
         self.writer = (0..g).map(|i| self.writer[i / times]).collect();
-        self.readers =
-            (0..g).flat_map(|i| self.readers[i / times * self.warps..][..self.warps].iter().copied()).collect();
+        self.readers = (0..g)
+            .flat_map(|i| self.readers[i / times * self.warps..][..self.warps].iter().copied())
+            .collect();
         self.shift = shift;
     }
 
@@ -122,7 +123,8 @@ impl SharedRaces {
             if e != 0 && !(t.strong && e & 1 == 1) {
                 let (time, thread) = ((e >> 32) as u32, (e >> 2) as usize & 0xFFFF);
                 let (ow, ol) = (thread / 33, thread % 33);
-                let ordered = if ow == w { ol == lane || time < self.own[w] } else { time < self.seen[w][ow] };
+                let ordered =
+                    if ow == w { ol == lane || time < self.own[w] } else { time < self.seen[w][ow] };
                 if !ordered {
                     return Err(Clash {
                         warp: ow,
@@ -144,10 +146,8 @@ impl SharedRaces {
                     }
                 }
                 let thread = (w * 33 + lane) as u64;
-                self.writer[g] = u64::from(self.now) << 32
-                    | thread << 2
-                    | u64::from(t.landing) << 1
-                    | u64::from(t.strong);
+                self.writer[g] =
+                    u64::from(self.now) << 32 | thread << 2 | u64::from(t.landing) << 1 | u64::from(t.strong);
             } else if !t.strong {
                 let r = &mut self.readers[base + w];
                 let other = *r != 0 && *r >> 6 >= self.own[w] && *r & MANY != lane as u32;
@@ -297,9 +297,10 @@ impl GlobalRaces {
         let first = at >> s.shift;
         for g in first..first + (n >> s.shift) {
             let w = s.writer[g];
-            let mine = w & !STRONG == me;
-            if w != 0 && !mine && !(strong && w & STRONG != 0) && !self.ordered(w & !STRONG) {
-                return Err((Some(self.intervals[(w & !STRONG) as usize]), true));
+            let by = w & !STRONG;
+            let fine = w == 0 || by == me || strong && w != by || self.ordered(by);
+            if !fine {
+                return Err((Some(self.intervals[by as usize]), true));
             }
             let r = s.reader[g];
             if write {

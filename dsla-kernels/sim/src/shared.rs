@@ -50,7 +50,7 @@ impl Shared {
             ));
         }
         let o = at as usize;
-        if o % n.next_power_of_two() != 0 {
+        if !o.is_multiple_of(n.next_power_of_two()) {
             return Err(Hit::new(
                 FaultKind::Misaligned,
                 lane,
@@ -80,7 +80,9 @@ impl Shared {
                 None => format!("several threads of warp {}", c.warp),
             };
             let (kind, how) = match (c.landing, c.wrote) {
-                (true, _) => (FaultKind::AsyncPending, "copied by cp.async, waited for, but no barrier since"),
+                (true, _) => {
+                    (FaultKind::AsyncPending, "copied by cp.async, waited for, but no barrier since")
+                }
                 (_, true) => (FaultKind::SharedRace, "written"),
                 _ => (FaultKind::SharedRace, "read"),
             };

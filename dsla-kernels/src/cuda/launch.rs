@@ -247,9 +247,8 @@ impl Launch {
 }
 
 impl View<'_> {
-    /// The address of a device tensor; 0 on the host. For tests of alignment.
-    #[doc(hidden)]
-    pub fn address(&self) -> u64 {
+    /// The address of a device tensor; 0 on the host: which of two paths its alignment allows.
+    pub(crate) fn address(&self) -> u64 {
         match &self.place {
             Place::Cuda(p) => p.address,
             Place::Host(_) => 0,

@@ -180,3 +180,24 @@ fn wrong_handles_are_refused() {
         assert_eq!(code(result::graph::destroy(nothing as sys::CUgraph)), invalid);
     }
 }
+
+/// Two blocks write the same elements: found when races are looked for.
+#[test]
+fn options_reach_the_simulator() {
+    let run = |races| {
+        let (fake, context) = device();
+        fake.set(&Options { races, schedule: 3, perturb: Some(1), ..Options::default() });
+        assert_eq!(fake.options().races, races);
+        let stream = context.default_stream();
+        let f = kernel(&context, "shared");
+        let mut y = stream.alloc_zeros::<u32>(64).unwrap();
+        let config = LaunchConfig { grid_dim: (2, 1, 1), shared_mem_bytes: 256, ..ONE };
+        // SAFETY: 64 threads of each block write 64 elements.
+        let launched = code(unsafe { stream.launch_builder(&f).arg(&mut y).launch(config) }.map(drop));
+        (launched, fake.take_faults().pop())
+    };
+    assert_eq!(run(false), (CUresult::CUDA_SUCCESS, None));
+    let (launched, fault) = run(true);
+    assert_eq!(launched, CUresult::CUDA_ERROR_ASSERT);
+    assert!(fault.is_some_and(|f| f.is(FaultKind::GlobalRace)));
+}

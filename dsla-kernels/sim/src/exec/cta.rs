@@ -12,7 +12,8 @@ const SHARED_LIMIT: u32 = 227 * 1024;
 const SLICE: u64 = 20_000;
 
 pub(crate) fn launch(m: &Module, l: &Launch, mem: &mut Memory, o: &Options) -> Result<Counters, Fault> {
-    let refuse = |detail: String| Fault { kind: FaultKind::Launch, kernel: l.entry.to_string(), line: 0, detail };
+    let refuse =
+        |detail: String| Fault { kind: FaultKind::Launch, kernel: l.entry.to_string(), line: 0, detail };
     let Some(func) = m.function(l.entry) else {
         return Err(refuse("the module has no such kernel".to_string()));
     };
@@ -131,12 +132,7 @@ fn special(s: Special, func: &Func, l: &Launch, shared: u32, warp: u32, lane: u3
 }
 
 /// Run one CTA; a fault comes with its warp.
-fn cta<'a>(
-    env: &mut Env<'a>,
-    warps: &mut [Warp<'a>],
-    linear: u64,
-    id: [u32; 3],
-) -> Result<(), (usize, Hit)> {
+fn cta<'a>(env: &mut Env<'a>, warps: &mut [Warp<'a>], linear: u64, id: [u32; 3]) -> Result<(), (usize, Hit)> {
     env.cta = linear;
     env.exited = 0;
     env.shared.start();

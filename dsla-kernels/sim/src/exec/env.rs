@@ -1,8 +1,8 @@
 //! What all warps of a launch share.
 
 use super::barrier::Bar;
-use crate::memory::{Memory, STRIPE};
 use crate::bits::Bits;
+use crate::memory::{Memory, STRIPE};
 use crate::op::Func;
 use crate::race::{GlobalRaces, Shadow};
 use crate::shared::Shared;
@@ -80,7 +80,13 @@ pub(crate) struct Touched {
 }
 
 impl<'a> Env<'a> {
-    pub fn new(func: &'a Func, mem: &'a mut Memory, options: &'a Options, params: &'a [u8], shared: Shared) -> Env<'a> {
+    pub fn new(
+        func: &'a Func,
+        mem: &'a mut Memory,
+        options: &'a Options,
+        params: &'a [u8],
+        shared: Shared,
+    ) -> Env<'a> {
         Env {
             func,
             mem,

@@ -81,7 +81,11 @@ impl<'a> Warp<'a> {
     fn unwritten(&self, file: usize, ix: Ix, miss: u32) -> Hit {
         let name = self.func.names[file].get(ix as usize).map_or("?", String::as_str);
         let lane = miss.trailing_zeros() as usize;
-        Hit::new(FaultKind::Uninitialised, Some(lane), format!("register {name} is read before it is written"))
+        Hit::new(
+            FaultKind::Uninitialised,
+            Some(lane),
+            format!("register {name} is read before it is written"),
+        )
     }
 
     /// The 32-bit register, which these lanes must have written.
