@@ -56,11 +56,12 @@ pub fn forward(x: View, p: Product, y: &mut ViewMut) -> Result<()> {
     let processors = context(ordinal)?.multiprocessors();
     let straight = ld == k && x.address() % 16 == 0;
     let act = ACTS[p.swiglu as usize];
-    // Tiles that fill the device: two blocks of 256 threads on every multiprocessor, four of 128.
-    let fills = |outputs: usize, rows: usize| match p.size {
-        Size::Auto => n.div_ceil(outputs) * m.div_ceil(rows) >= 2 * processors,
+    let fills = |outputs: usize, rows: usize, blocks: usize| match p.size {
+        Size::Auto => n.div_ceil(outputs) * m.div_ceil(rows) >= blocks * processors,
         size => size == Size::Large,
     };
+    // Two blocks of large tiles run on a multiprocessor at once.
+    let width = if p.swiglu { 64 } else { 128 };
     if dtype == F32 {
         let scratch = if straight { None } else { Some(round(x, F32, ld)?) };
         let x = scratch.as_ref().map_or(x, Tensor::view);
@@ -70,13 +71,13 @@ pub fn forward(x: View, p: Product, y: &mut ViewMut) -> Result<()> {
             return product(launch(OP, device, &ROWS_F32, &[most, act], "linear_rows_f32")?, x, p, y, [m, n, ld])
                 .run(n.div_ceil(per), 256, 0);
         }
-        return gemm(x, p, y, [m, n, ld], fills(128, 128), act);
+        return gemm(x, p, y, [m, n, ld], fills(width, 128, 1), act);
     }
     if m <= 16 {
         let scratch = if straight && m == 1 { None } else { Some(round(x, dtype, ld)?) };
         let (rows, x) = scratch.as_ref().map_or(("1", x), |s| ("16", s.view()));
         let outputs = if p.swiglu { 4 } else { 8 };
-        let nt = match (fills(outputs * 4, 16), fills(outputs * 2, 16) || p.swiglu) {
+        let nt = match (fills(outputs * 4, 16, 1), fills(outputs * 2, 16, 1) || p.swiglu) {
             (true, _) => 4,
             (_, true) => 2,
             _ => 1,
@@ -87,7 +88,7 @@ pub fn forward(x: View, p: Product, y: &mut ViewMut) -> Result<()> {
             .run(n.div_ceil(outputs * nt), 256, 0);
     }
     let x = round(x, dtype, ld)?;
-    gemm(x.view(), p, y, [m, n, ld], m > 64 && fills(128, 128), act)
+    gemm(x.view(), p, y, [m, n, ld], (m > 64 || p.size == Size::Large) && fills(width, 128, 2), act)
 }
 
 fn gemm(x: View, p: Product, y: &mut ViewMut, [m, n, ld]: [usize; 3], large: bool, act: &str) -> Result<()> {
@@ -96,7 +97,7 @@ fn gemm(x: View, p: Product, y: &mut ViewMut, [m, n, ld]: [usize; 3], large: boo
     let values = [p.w.dtype().name(), name, act];
     product(launch(OP, x.device(), &GEMM, &values, "linear_gemm")?, x, p, y, [m, n, ld])
         .u32("pairs", pairs(n, y))
-        .run(m.div_ceil(tile) * n.div_ceil(width), 2 * tile, 0)
+        .run(m.div_ceil(tile) * n.div_ceil(width), if large && p.w.dtype() == F32 { 512 } else { 2 * tile }, 0)
 }
 
 /// The arguments that all products share.
@@ -166,7 +167,7 @@ pub fn transpose(w: View) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Blocks that are worth splitting the rows for. Not the device's own number: gradients are the same on every GPU.
+/// Blocks that are worth smaller tiles, and then splitting the rows for. Not the device's own number: gradients are the same on every GPU.
 const BLOCKS: usize = 256;
 /// Rows that are worth a block.
 const CHUNK: usize = 128;
@@ -174,8 +175,9 @@ const CHUNK: usize = 128;
 /// dW += dy^T x.
 pub fn backward_weight(x: View, dy: View, dw: &mut ViewMut, [m, n, k]: [usize; 3]) -> Result<()> {
     let device = x.device();
-    let (name, tile) = if n.min(k) > 64 { ("128", 128) } else { ("64", 64) };
-    let tiles = n.div_ceil(tile) * k.div_ceil(tile);
+    let tiles = |tile: usize| n.div_ceil(tile) * k.div_ceil(tile);
+    let (name, tile) = if tiles(128) >= BLOCKS { ("128", 128) } else { ("64", 64) };
+    let tiles = tiles(tile);
     let splits = (BLOCKS / tiles.max(1)).clamp(1, m.div_ceil(CHUNK).max(1));
     let chunk = m.div_ceil(splits).next_multiple_of(16);
     let splits = m.div_ceil(chunk.max(1)).max(1);
