@@ -1,6 +1,9 @@
 //! Launches of the PTX kernels.
 
+mod backward;
+
 use super::{Args, Dims, Normalizer, OP};
+pub use backward::{Forward, backward};
 use crate::cuda::{Source, launch};
 use crate::{DType, DType::F32, Error, Result, Tensor, View, ViewMut};
 
@@ -14,7 +17,8 @@ static WINDOW: Source = Source::new(
 );
 
 /// The kernel sources of this op.
-pub(crate) static SOURCES: &[&Source] = &[&RECURRENT, &WINDOW];
+pub(crate) static SOURCES: &[&Source] =
+    &[&RECURRENT, &WINDOW, &backward::LINEAR, &backward::SUMS, &backward::VALUE, &backward::WINDOW];
 
 /// The sizes that have kernels.
 fn check(n: Dims) -> Result<()> {
