@@ -143,13 +143,15 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         }
         (Bf16, _) | (_, Bf16) => {
             x.b.need(78, 90, "this cvt of bf16")?;
-            !relu
-                && !ftz
-                && if to == Bf16 && from.float() || from == Bf16 && to.float() {
-                    nearest || none
-                } else {
-                    nearest || whole
-                }
+            let other = if to == Bf16 { from } else { to };
+            let round = match (to, from) {
+                (Bf16, Bf16) => none || whole,
+                (Bf16, F64) => nearest,
+                (Bf16, F16) | (F16 | F64, Bf16) => nearest || none,
+                (Bf16, _) => nearest,
+                _ => whole,
+            };
+            round && !relu && !ftz && !sat && other.size() > 1
         }
         (F16, F32) if relu => rn_rz && !sat && !ftz,
         (F16, F32) | (F32, F64) => nearest && (from == F32 || to == F32) && !relu,
