@@ -191,8 +191,8 @@ fn deadlock(warps: &[Warp]) -> Hit {
 }
 
 fn fault(l: &Launch, w: &Warp, cta: [u32; 3], h: Hit) -> Fault {
-    // A warp that waits stands behind its barrier.
-    let pc = w.pc as usize - usize::from(h.kind == FaultKind::Deadlock);
+    // Who is stuck has gone past its barrier.
+    let pc = (w.pc as usize).saturating_sub(usize::from(h.kind == FaultKind::Deadlock));
     let line = w.func.ops.get(pc).map_or(0, |o| o.line as usize);
     let [x, y, z] = cta;
     let at = match h.lane {

@@ -143,14 +143,15 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         }
         (Bf16, _) | (_, Bf16) => {
             x.b.need(78, 90, "this cvt of bf16")?;
-            let plain = !relu && !ftz && !sat && to.size().min(from.size()) > 1;
-            plain
-                && match (to.float(), from.float()) {
-                    _ if to == from => whole || none,
-                    (true, true) => nearest || none && (to, from) != (Bf16, F64),
-                    (true, false) => nearest,
-                    _ => whole,
-                }
+            let other = if to == Bf16 { from } else { to };
+            let round = match (to, from) {
+                (Bf16, Bf16) => none || whole,
+                (Bf16, F64) => nearest,
+                (Bf16, F16) | (F16 | F64, Bf16) => nearest || none,
+                (Bf16, _) => nearest,
+                _ => whole,
+            };
+            round && !relu && !ftz && !sat && other.size() > 1
         }
         (F16, F32) if relu => rn_rz && !sat && !ftz,
         (F16, F32) | (F32, F64) => nearest && (from == F32 || to == F32) && !relu,
@@ -160,8 +161,7 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         (F16, F16) | (F32, F32) | (F64, F64) => (whole || none) && !relu && (!ftz || to == F32),
         _ if to.float() => nearest && !relu && !ftz,
         _ if from.float() => whole && !relu && (!ftz || from == F32),
-        _ if sat && holds(to, from) => false,
-        _ => none && !relu && !ftz,
+        _ => none && !relu && !ftz && (!sat || overflows(to, from)),
     };
     if !ok {
         return x.error("these modifiers do not fit this conversion");
@@ -169,9 +169,8 @@ fn cvt(x: &mut Ins) -> Res<Built> {
     x.count(2)?;
     let (o, s) = (x.op(0)?, x.op(1)?);
     x.b.specials = to.int() && from.int();
-    let accepts = if to == Bf16 || from == Bf16 { Type::accepts } else { Type::accepts_wider };
-    let (d, dt) = x.b.target(&o, to, accepts)?;
-    let (a, at) = x.b.source(&s, from, accepts)?;
+    let (d, dt) = x.b.target(&o, to, Type::accepts_wider)?;
+    let (a, at) = x.b.source(&s, from, Type::accepts_wider)?;
     // Plain widening, narrowing and moves of integers are cheap: no call per lane.
     let sext = if to.signed() && dt.size() > to.size() { dt.size() as u8 } else { 0 };
     let class = if to.float() != from.float() || to.float() { Class::Sfu } else { Class::Alu };
@@ -183,12 +182,12 @@ fn cvt(x: &mut Ins) -> Res<Built> {
     Ok((Kind::Cvt { to, from, round, sat, ftz, relu, d, a, sext }, class, pipe))
 }
 
-/// Does an integer type hold all values of another, so that `.sat` has no meaning?
-fn holds(to: Type, from: Type) -> bool {
+/// Integers of `from` do not all fit in `to`.
+fn overflows(to: Type, from: Type) -> bool {
     match (to.signed(), from.signed()) {
-        (true, false) => to.size() > from.size(),
-        (false, true) => false,
-        _ => to.size() >= from.size(),
+        (false, true) => true,
+        (true, false) => from.size() >= to.size(),
+        _ => from.size() > to.size(),
     }
 }
 

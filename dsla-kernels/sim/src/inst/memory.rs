@@ -51,6 +51,9 @@ fn access(x: &mut Ins, load: bool) -> Res<Built> {
     if place == "shared::cta" {
         x.b.need(78, 30, "`::cta`")?;
     }
+    if place == "param" && order.strong {
+        return x.error("parameters do not change");
+    }
     let mut cop = None;
     if kind.is_empty() || kind == "weak" {
         cop = x.one(if load { &["ca", "cg", "cs", "lu", "cv"] } else { &["wb", "cg", "cs", "wt"] });
@@ -94,9 +97,6 @@ fn access(x: &mut Ins, load: bool) -> Res<Built> {
     let (size, n) = (ty.size() as u8, n as u8);
     let address = x.op(at)?;
     if place == "param" {
-        if !matches!(kind, "" | "weak") {
-            return x.error(format!("`.{kind}` does not go with `.param`"));
-        }
         let offset = parameter(x, &address, usize::from(size) * usize::from(n))?;
         return Ok((Kind::LdParam { offset, size, n, extend, d: regs }, Class::Other, Pipe::Int));
     }

@@ -3,7 +3,7 @@
 use super::{Built, Ins};
 use crate::op::{Class, Kind, Pipe, Shfl, Vote};
 use crate::parse::{Operand, Res};
-use crate::types::Type::{self, *};
+use crate::types::Type::*;
 
 pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
     let other = |k| Ok((k, Class::Other, Pipe::None));
@@ -15,7 +15,7 @@ pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
             x.must("sync")?;
             let ty = x.ty(&[B32, B64])?;
             x.count(3)?;
-            let (d, p) = pair(x, U32, all)?;
+            let (d, p) = pair(x, all, U32)?;
             other(Kind::Match { all, d, p, a: x.src(1, ty)?, mask: x.src32(2, U32)? })
         }
         "redux" => {
@@ -35,7 +35,6 @@ pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
                 _ => |a, b| a ^ b,
             };
             x.count(3)?;
-            // Never a float register.
             let ty = if bits { U32 } else { ty };
             let kind = Kind::Redux { f, d: x.dst(0, ty)?.ix, a: x.src32(1, ty)?, mask: x.src32(2, U32)? };
             Ok((kind, Class::Alu, Pipe::Int))
@@ -49,10 +48,10 @@ pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
 }
 
 /// `d` or `d|p`.
-fn pair(x: &mut Ins, ty: Type, may: bool) -> Res<(u16, Option<u16>)> {
+fn pair(x: &mut Ins, may: bool, ty: crate::types::Type) -> Res<(u16, Option<u16>)> {
     match x.op(0)? {
         Operand::Pair(d, p) if may => {
-            let d = x.b.target(&Operand::Name(d), ty, Type::accepts)?.0.ix;
+            let d = x.b.target(&Operand::Name(d), ty, crate::types::Type::accepts)?.0.ix;
             Ok((d, Some(x.b.pred(&p)?)))
         }
         _ => Ok((x.dst(0, ty)?.ix, None)),
@@ -69,7 +68,7 @@ fn shfl(x: &mut Ins) -> Res<Built> {
     };
     x.ty(&[B32])?;
     x.count(5)?;
-    let (d, p) = pair(x, B32, true)?;
+    let (d, p) = pair(x, true, B32)?;
     let (a, b, c) = (x.src32(1, B32)?, x.src32(2, B32)?, x.src32(3, B32)?);
     let mask = x.src32(4, U32)?;
     Ok((Kind::Shfl { mode, d, p, a, b, c, mask }, Class::Shared, Pipe::None))
