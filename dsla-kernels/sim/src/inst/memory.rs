@@ -97,9 +97,6 @@ fn access(x: &mut Ins, load: bool) -> Res<Built> {
     let (size, n) = (ty.size() as u8, n as u8);
     let address = x.op(at)?;
     if place == "param" {
-        if !matches!(kind, "" | "weak") {
-            return x.error(format!("`.{kind}` does not go with `.param`"));
-        }
         let offset = parameter(x, &address, usize::from(size) * usize::from(n))?;
         return Ok((Kind::LdParam { offset, size, n, extend, d: regs }, Class::Other, Pipe::Int));
     }

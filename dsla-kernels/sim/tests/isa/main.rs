@@ -10,6 +10,7 @@ mod control;
 mod convert;
 mod counters;
 mod faults;
+mod plants;
 mod ptxas;
 mod schedule;
 

@@ -247,7 +247,7 @@ const HEAD: &str = ".visible .entry k(.param .u64 x)\n{\n.reg .pred %p<4>;\n.reg
 
 /// All combinations of opcodes, modifiers and operands that the simulator loads, hundreds of thousands tried.
 #[test]
-#[ignore = "needs ptxas, by the environment variable PTXAS; a minute"]
+#[ignore = "needs ptxas, by the environment variable PTXAS, and some minutes"]
 fn ptxas_takes_whatever_loads() {
     let all = candidates();
     let loads: Vec<&String> =
