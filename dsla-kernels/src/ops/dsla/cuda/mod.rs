@@ -1,8 +1,10 @@
 //! Launches of the PTX kernels.
 
+mod backward;
 mod chunk;
 
 use super::{Args, Dims, Normalizer, OP};
+pub use backward::{Forward, backward};
 use crate::cuda::{Source, launch};
 use crate::{DType, DType::F32, Error, Result, Tensor, View, ViewMut};
 
@@ -16,7 +18,16 @@ static WINDOW: Source = Source::new(
 );
 
 /// The kernel sources of this op.
-pub(crate) static SOURCES: &[&Source] = &[&RECURRENT, &WINDOW, &chunk::STATES, &chunk::CHUNK];
+pub(crate) static SOURCES: &[&Source] = &[
+    &RECURRENT,
+    &WINDOW,
+    &chunk::STATES,
+    &chunk::CHUNK,
+    &backward::LINEAR,
+    &backward::SUMS,
+    &backward::VALUE,
+    &backward::WINDOW,
+];
 
 /// Fewer tokens than this go one by one.
 const FEW: usize = 16;
