@@ -32,7 +32,7 @@ fn mov(x: &mut Ins) -> Res<Built> {
     if ty == Pred {
         let d = x.pred(0)?;
         return match x.op(1)? {
-            Operand::Int(v, false) => alu(Kind::PredConst(d, v != 0)),
+            Operand::Int(v, _) => alu(Kind::PredConst(d, v != 0)),
             Operand::Name(n) => {
                 let p = PredRef { ix: x.b.pred(&n)?, not: false };
                 alu(Kind::Pred2(|a, _| a, d, p, p))
