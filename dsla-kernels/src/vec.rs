@@ -2,7 +2,7 @@
 
 use crate::multiversion;
 use crate::simd::{exp, madd};
-use crate::{DType, Device, Slice, View, bf16};
+use crate::{DType, Slice, View, bf16};
 
 multiversion! {
     /// y += a x.
@@ -118,7 +118,7 @@ pub(crate) fn transpose(src: &[f32], ld: usize, n: usize, cols: usize, dst: &mut
     }
 }
 
-/// Copy rows `start..start + n` of one head of x [T, G, D] (f32 or bf16) into dst [n, D] as f32.
+/// Copy rows `start..start + n` of one head of x [T, G, D] (any float) into dst [n, D] as f32.
 pub(crate) fn head_rows(x: &View, g: usize, start: usize, n: usize, dst: &mut [f32]) {
     let (groups, d) = (x.shape().dims()[1], x.shape().dims()[2]);
     for r in 0..n {
@@ -127,15 +127,16 @@ pub(crate) fn head_rows(x: &View, g: usize, start: usize, n: usize, dst: &mut [f
         match x.slice() {
             Slice::F32(v) => out.copy_from_slice(&v[at..at + d]),
             Slice::BF16(v) => widen(&v[at..at + d], out),
-            Slice::F16(_) | Slice::U32(_) => unreachable!("dtypes were checked"),
+            Slice::F16(v) => out.iter_mut().zip(&v[at..at + d]).for_each(|(o, x)| *o = x.to_f32()),
+            Slice::U32(_) => unreachable!("dtypes were checked"),
         }
     }
 }
 
-/// Checks for f32 or bf16.
+/// Checks for f32, bf16 or f16.
 pub(crate) fn expect_float(x: &View, op: &'static str, arg: &'static str) -> crate::Result<()> {
-    match (x.device(), x.dtype()) {
-        (_, DType::F32 | DType::BF16) | (Device::Cuda(_), DType::F16) => Ok(()),
-        (_, got) => Err(crate::Error::DType { op, arg, got, want: "f32 or bf16" }),
+    match x.dtype() {
+        DType::F32 | DType::BF16 | DType::F16 => Ok(()),
+        got => Err(crate::Error::DType { op, arg, got, want: "f32, bf16 or f16" }),
     }
 }

@@ -1,7 +1,7 @@
 //! Borrowed contiguous tensors, on the host or on a device: all that an op takes or gives.
 
 use crate::cuda::{DevicePtr, DevicePtrMut};
-use crate::{DType, Device, Error, Result, Shape, Tensor};
+use crate::{DType, Device, Error, Result, Shape};
 use half::{bf16, f16};
 
 /// Borrowed elements on the host.
@@ -111,15 +111,6 @@ impl<'a> View<'a> {
         let mut shape = self.shape;
         shape.dims[0] = end - start;
         View { shape, place }
-    }
-
-    /// An owned copy on the same device.
-    ///
-    /// Errors: no memory left there.
-    pub fn to_tensor(&self) -> Result<Tensor> {
-        let mut y = Tensor::empty_on(self.device(), self.shape, self.dtype())?;
-        crate::ops::copy::cast(*self, y.view_mut())?;
-        Ok(y)
     }
 
     /// The same elements under another shape of the same length.

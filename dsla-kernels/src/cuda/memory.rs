@@ -143,12 +143,23 @@ impl Buffer {
         Ok(copy)
     }
 
+    /// A copy of borrowed memory.
+    pub fn copy_of(from: DevicePtr, len: usize) -> Result<Buffer> {
+        let copy = Buffer::on(from.context.clone(), len, from.dtype)?;
+        copy.take_from(0, from, len)?;
+        Ok(copy)
+    }
+
     /// Copy `n` elements of another buffer here.
     fn take(&self, to: usize, other: &Buffer, from: usize, n: usize) -> Result<()> {
+        self.take_from(to, other.ptr().offset(from), n)
+    }
+
+    fn take_from(&self, to: usize, from: DevicePtr, n: usize) -> Result<()> {
         if n == 0 {
             return Ok(());
         }
-        let (dst, src) = (self.ptr().offset(to).address, other.ptr().offset(from).address);
+        let (dst, src) = (self.ptr().offset(to).address, from.address);
         self.context.bind()?;
         // SAFETY: both ranges are inside their buffers, which are two allocations.
         unsafe {

@@ -12,7 +12,7 @@ pub(crate) mod tiles;
 
 pub use launch::{Grid, Launch, launch};
 pub(crate) use memory::{Buffer, DevicePtr, DevicePtrMut};
-pub use source::{Source, Variant, mutate};
+pub use source::{Mutation, Source, Variant, mutate};
 
 use crate::{Device, Error, Result};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -76,6 +76,13 @@ impl Context {
     /// The device.
     pub fn device(&self) -> Device {
         Device::Cuda(self.ordinal)
+    }
+
+    /// The device's name.
+    ///
+    /// Errors: the driver's refusal.
+    pub fn name(&self) -> Result<String> {
+        self.cuda.name().map_err(|e| self.failed("name", e))
     }
 
     /// Its streaming multiprocessors: how many blocks fill it.

@@ -142,6 +142,11 @@ impl Args<'_> {
             crate::vec::expect_float(x, OP, arg)?;
         }
         let l = total.saturating_sub(w);
+        let n = Dims { t, r: total - t, l, h, g, d, f, e, w, n: sinks, position: self.position };
+        if self.q.device() != Device::Cpu {
+            // The launches check every argument.
+            return Ok(n);
+        }
         self.q.expect_f32(OP, "q", &[t, h, d])?;
         for (x, arg) in [(&self.k, "k"), (&self.v, "v")] {
             x.expect_shape(OP, arg, &[total, g, d])?;
@@ -153,7 +158,7 @@ impl Args<'_> {
         self.gamma.expect_f32(OP, "gamma", &[2, h])?;
         self.mix.expect_f32(OP, "mix", &[h])?;
         self.slope.expect_f32(OP, "slope", &[h])?;
-        Ok(Dims { t, r: total - t, l, h, g, d, f, e, w, n: sinks, position: self.position })
+        Ok(n)
     }
 }
 
@@ -178,6 +183,9 @@ pub struct Saved<'a> {
 /// Attend: out [T, H, D] f32. One token takes the recurrent path, more the chunked one.
 pub fn forward(args: &Args, state: State, saved: Option<Saved>, out: ViewMut) -> Result<()> {
     let n = args.dims()?;
+    if args.q.device() != Device::Cpu {
+        return cuda::forward(args, n, cuda::State { s: state.s, z: state.z }, saved, out);
+    }
     let s = state.s.expect_f32(OP, "s", &[2, n.g, n.f, n.d])?;
     let z = state.z.expect_f32(OP, "z", &[2, n.g, n.f])?;
     let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
@@ -195,16 +203,20 @@ pub fn fold(phi_k: View, v: View, log_decay: View, state: State) -> Result<()> {
     let [l, g, f] = phi_k.dims(OP, "phi_k")?;
     let [_, _, d] = v.dims(OP, "v")?;
     let [_, _, _, e] = log_decay.dims(OP, "log_decay")?;
-    phi_k.expect_f32(OP, "phi_k", &[l, g, f])?;
     v.expect_shape(OP, "v", &[l, g, d])?;
     crate::vec::expect_float(&v, OP, "v")?;
     if e != 1 && e != f {
         return Err(Error::Argument { op: OP, arg: "log_decay", got: format!("{e} decays per head"), want: format!("1 or {f}") });
     }
+    let n = Dims { t: 0, r: 0, l, h: g, g, d, f, e, w: 0, n: 0, position: 0 };
+    if phi_k.device() != Device::Cpu {
+        return cuda::fold(phi_k, v, log_decay, n, cuda::State { s: state.s, z: state.z });
+    }
+    phi_k.expect_f32(OP, "phi_k", &[l, g, f])?;
     log_decay.expect_f32(OP, "log_decay", &[l, 2, g, e])?;
     let s = state.s.expect_f32(OP, "s", &[2, g, f, d])?;
     let z = state.z.expect_f32(OP, "z", &[2, g, f])?;
-    cpu::fold(phi_k, v, log_decay, Dims { t: 0, r: 0, l, h: g, g, d, f, e, w: 0, n: 0, position: 0 }, s, z);
+    cpu::fold(phi_k, v, log_decay, n, s, z);
     Ok(())
 }
 
@@ -236,6 +248,9 @@ pub struct Grads<'a> {
 /// The backward pass. `s0`, `z0`: the initial states; `den`, `peak`: from [`Saved`]; out, d_out: [T, H, D].
 pub fn backward(args: &Args, s0: View, z0: View, den: View, peak: View, out: View, d_out: View, grads: Grads) -> Result<()> {
     let n = args.dims()?;
+    if args.q.device() != Device::Cpu {
+        return cuda::backward(args, n, cuda::Forward { s0, z0, den, peak, out, d_out }, grads);
+    }
     let fwd = backward::Forward {
         s0: s0.expect_f32(OP, "s0", &[2, n.g, n.f, n.d])?,
         z0: z0.expect_f32(OP, "z0", &[2, n.g, n.f])?,
