@@ -139,6 +139,26 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Checks the exact shape, the dtype and the device, whatever they are: what an op of several launches does before
+    /// the first.
+    pub(crate) fn expect_on(
+        &self,
+        op: &'static str,
+        arg: &'static str,
+        device: Device,
+        dtype: DType,
+        want: &[usize],
+    ) -> Result<()> {
+        self.expect_shape(op, arg, want)?;
+        if self.dtype() != dtype {
+            return Err(Error::DType { op, arg, got: self.dtype(), want: dtype.name() });
+        }
+        if self.device() != device {
+            return Err(Error::Device { op, arg, got: self.device(), want: device });
+        }
+        Ok(())
+    }
+
     fn refuse(&self, op: &'static str, arg: &'static str, want: &'static str) -> Error {
         match self.device() {
             Device::Cpu => Error::DType { op, arg, got: self.dtype(), want },

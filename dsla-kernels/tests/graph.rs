@@ -78,8 +78,6 @@ fn what_cannot_be_captured_is_an_error_and_the_device_goes_on() {
     mlp.step(&mut x).unwrap();
     let error = Graph::capture(GPU, 256, || mlp.step(&mut x)).err().expect("the workspace is too small");
     assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
-    let error = Graph::capture(GPU, 1 << 16, || Ok(())).err().expect("nothing was launched");
-    assert!(matches!(error, Error::Argument { arg: "capture", .. } | Error::Driver { .. }), "{error}");
     assert!(matches!(Graph::capture(Device::Cpu, 0, || Ok(())), Err(Error::Argument { arg: "device", .. })));
     mlp.step(&mut x).unwrap();
     GPU.synchronize().unwrap();

@@ -217,6 +217,23 @@ fn one_alignment_step_gives_the_same_gradients() {
 }
 
 #[test]
+fn alignment_in_half_precision_stays_close() {
+    let driver = driver();
+    let form = Form::native();
+    let run = |device, dtype| {
+        let m = model(device, dtype, &form);
+        let (a, b) = (prompt(0, 150), prompt(1, 150));
+        align_gradients(&m, m.adapter().expect("one"), &[&a, &b]).unwrap_or_else(|e| panic!("{e}{}", driver.faults()))
+    };
+    let (want, got) = (run(Device::Cpu, DType::BF16), run(GPU, DType::BF16));
+    for (want, got) in want.iter().zip(&got) {
+        let (Some((want, _)), Some((got, grads))) = (want, got) else { panic!("a layer has none") };
+        assert!((want - got).abs() < 0.05 * want, "loss {got}, want {want}");
+        assert!(grads.tensors().iter().all(|(_, t)| t.f32().iter().all(|v| v.is_finite())));
+    }
+}
+
+#[test]
 fn the_engine_folds_a_running_sequence() {
     let _driver = driver();
     let model = model(GPU, DType::F32, &Form { window: 8, sinks: 2, ..Form::native() });
