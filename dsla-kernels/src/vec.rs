@@ -2,7 +2,7 @@
 
 use crate::multiversion;
 use crate::simd::{exp, madd};
-use crate::{DType, Device, Slice, View, bf16};
+use crate::{DType, Slice, View, bf16};
 
 multiversion! {
     /// y += a x.
@@ -133,10 +133,10 @@ pub(crate) fn head_rows(x: &View, g: usize, start: usize, n: usize, dst: &mut [f
     }
 }
 
-/// Checks for f32 or bf16.
+/// Checks for f32, bf16 or f16.
 pub(crate) fn expect_float(x: &View, op: &'static str, arg: &'static str) -> crate::Result<()> {
-    match (x.device(), x.dtype()) {
-        (_, DType::F32 | DType::BF16) | (Device::Cuda(_), DType::F16) => Ok(()),
-        (_, got) => Err(crate::Error::DType { op, arg, got, want: "f32 or bf16" }),
+    match x.dtype() {
+        DType::F32 | DType::BF16 | DType::F16 => Ok(()),
+        got => Err(crate::Error::DType { op, arg, got, want: "f32, bf16 or f16" }),
     }
 }

@@ -2,7 +2,9 @@
 
 use super::{Args, Dims, Grads, Normalizer, Saved, State, backward, forward, naive};
 use crate::case::{Case, Input, Rng};
+use crate::real::Real;
 use crate::{DType, Tensor, spec};
+use DType::{BF16, F16, F32};
 use Normalizer::{None as Plain, Rms, Sum};
 
 /// Every case of this op.
@@ -13,33 +15,99 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![];
     for normalizer in [Plain, Sum, Rms] {
         for t in [1, 2, 63, 100] {
-            cases.push(case(Dims { t, ..base }, normalizer));
-            cases.push(case(Dims { t: t.min(37), e: 16, ..base }, normalizer));
+            cases.push(case(Dims { t, ..base }, normalizer, F32));
+            cases.push(case(Dims { t: t.min(37), e: 16, ..base }, normalizer, F32));
         }
-        cases.push(case(Dims { t: 70, ..heads }, normalizer));
-        cases.push(case(Dims { t: 19, e: 40, ..heads }, normalizer));
+        cases.push(case(Dims { t: 70, ..heads }, normalizer, F32));
+        cases.push(case(Dims { t: 19, e: 40, ..heads }, normalizer, F32));
     }
     for (t, r, w) in [(1, 0, 1), (1, 0, 5), (1, 3, 5), (1, 5, 5), (1, 16, 16), (7, 2, 5), (100, 0, 16), (131, 64, 64), (130, 10, 64), (65, 63, 64), (3, 0, 64), (80, 33, 33)] {
-        cases.push(case(Dims { t, r, w, ..base }, Sum));
-        cases.push(case(Dims { t: t.min(90), r, w, ..heads }, Sum));
+        cases.push(case(Dims { t, r, w, ..base }, Sum, F32));
+        cases.push(case(Dims { t: t.min(90), r, w, ..heads }, Sum, F32));
     }
-    cases.push(case(Dims { t: 40, r: 7, w: 9, e: 16, ..base }, Sum));
-    cases.push(case(Dims { t: 1, r: 9, w: 9, e: 16, ..base }, Sum));
+    cases.push(case(Dims { t: 40, r: 7, w: 9, e: 16, ..base }, Sum, F32));
+    cases.push(case(Dims { t: 1, r: 9, w: 9, e: 16, ..base }, Sum, F32));
     for (t, r, w, sinks, position) in [(1, 0, 1, 2, 0), (1, 5, 5, 2, 6), (1, 5, 5, 4, 900), (7, 2, 5, 3, 2), (100, 0, 16, 4, 0), (131, 64, 64, 4, 65), (65, 63, 64, 1, 63), (20, 8, 8, 3, 500)] {
-        cases.push(case(Dims { t, r, w, n: sinks, position, ..base }, Sum));
-        cases.push(case(Dims { t: t.min(90), r, w, n: sinks, position, ..heads }, Sum));
+        cases.push(case(Dims { t, r, w, n: sinks, position, ..base }, Sum, F32));
+        cases.push(case(Dims { t: t.min(90), r, w, n: sinks, position, ..heads }, Sum, F32));
     }
-    for (t, r) in [(1, 64), (2048, 0)] {
-        cases.push(case(Dims { t, r, ..real }, Sum));
+    // The sizes and dtypes that have kernels of their own on a GPU.
+    let small = Dims { h: 3, g: 1, d: 64, f: 128, ..base };
+    let large = Dims { h: 2, g: 1, d: 128, f: 256, ..base };
+    for dtype in [F32, BF16, F16] {
+        for (t, r, w, sinks, position) in [(1, 5, 5, 0, 9), (1, 64, 64, 4, 100), (70, 0, 5, 0, 0), (33, 16, 16, 2, 40), (150, 20, 64, 4, 20), (100, 64, 64, 3, 300), (50, 0, 64, 0, 0)] {
+            cases.push(case(Dims { t, r, w, n: sinks, position, ..small }, Sum, dtype));
+        }
+        for (t, r, w, sinks, position) in [(1, 16, 16, 1, 50), (67, 9, 16, 2, 9), (90, 64, 64, 0, 200), (20, 130, 130, 3, 700)] {
+            cases.push(case(Dims { t, r, w, n: sinks, position, ..large }, Sum, dtype));
+        }
+        for normalizer in [Plain, Sum, Rms] {
+            cases.push(case(Dims { t: 83, h: 4, g: 2, ..small }, normalizer, dtype));
+            cases.push(case(Dims { t: 23, f: 128, ..large }, normalizer, dtype));
+        }
+        cases.push(case(Dims { t: 19, r: 5, w: 5, e: 128, position: 5, ..small }, Sum, dtype));
+        cases.push(case(Dims { t: 40, f: 64, ..small }, Sum, dtype));
+        for (l, n) in [(1, base), (37, heads), (150, small), (70, large), (64, Dims { g: 2, f: 64, ..small }), (21, Dims { e: 128, ..small })] {
+            cases.push(fold_case(Dims { l, ..n }, dtype));
+        }
     }
+    for (t, r, dtype) in [(1, 64, F32), (2048, 0, F32), (1, 64, BF16), (4096, 0, BF16)] {
+        cases.push(case(Dims { t, r, ..real }, Sum, dtype));
+    }
+    cases.push(case(Dims { t: 4096, w: 64, h: 8, g: 2, ..large }, Sum, BF16));
     cases
 }
 
-fn case(n: Dims, normalizer: Normalizer) -> Case {
+fn input(name: &'static str, tensor: Tensor) -> Input {
+    Input { name, tensor }
+}
+
+fn decays(x: Tensor) -> Tensor {
+    let shape = x.shape();
+    Tensor::from_f32(shape, x.to_vec_f32().iter().map(|v| -v.abs()).collect())
+}
+
+/// [`super::fold`]: what is left of a pass without a window whose outputs nobody asks for.
+fn fold_case(n: Dims, dtype: DType) -> Case {
+    let n = Dims { t: n.l, h: n.g, r: 0, w: 0, ..n };
+    let Dims { l, g, d, f, e, .. } = n;
+    let mut rng = Rng::new((l * 1009 + d * 31 + e * 7 + g) as u64);
+    let inputs = vec![
+        input("phi_k", rng.tensor(&[l, g, f], 0.3, F32)),
+        input("v", rng.tensor(&[l, g, d], 1.0, dtype)),
+        input("log_decay", decays(rng.tensor(&[l, 2, g, e], 0.1, F32))),
+        input("s", rng.tensor(&[2, g, f, d], 0.3, F32)),
+        input("z", rng.tensor(&[2, g, f], 1.0, F32)),
+    ];
+    Case {
+        id: format!("fold_l{l}_g{g}_d{d}_f{f}_e{e}_{dtype}"),
+        inputs,
+        spec: spec!(f32, |x| {
+            let zero = vec![R::of(0.0); l * g * f.max(d)];
+            let inputs = naive::Inputs {
+                q: &zero, k: &zero, v: &x[1], sink_k: &[], sink_v: &[], phi_q: &zero, phi_k: &x[0], log_decay: &x[2], gamma: &zero[..2 * g], mix: &zero[..g], slope: &zero[..g], s: &x[3], z: &x[4],
+            };
+            let [_, s, z] = naive::forward(&inputs, n, Plain);
+            vec![s, z]
+        }),
+        run: Box::new(move |x| {
+            let (mut s, mut z) = (x[3].clone(), x[4].clone());
+            super::fold(x[0].view(), x[1].view(), x[2].view(), State { s: s.view_mut(), z: z.view_mut() })?;
+            Ok(vec![s, z])
+        }),
+        backward: None,
+        flops: (4 * l * g * f * d) as f64,
+        bytes: (4 * l * g * (f + d) + 16 * g * f * (d + 1)) as f64,
+        bench: false,
+    }
+}
+
+fn case(n: Dims, normalizer: Normalizer, dtype: DType) -> Case {
     let n = Dims { l: (n.r + n.t).saturating_sub(n.w), ..n };
     let Dims { t, r, l, h, g, d, f, e, w, n: sinks, position } = n;
     let mut rng = Rng::new((t * 1009 + r * 97 + w * 31 + e * 7 + h + 13 * sinks) as u64);
-    let mut f32 = |shape: &[usize], scale| rng.tensor(shape, scale, DType::F32);
+    let kv = [&[r + t, g, d], &[r + t, g, d], &[sinks, g, d], &[sinks, g, d]].map(|shape| rng.tensor(shape, 1.0, dtype));
+    let mut f32 = |shape: &[usize], scale| rng.tensor(shape, scale, F32);
     // Features as the native map makes them: positive, summing to about one.
     let positive = |x: Tensor| {
         let shape = x.shape();
@@ -47,17 +115,13 @@ fn case(n: Dims, normalizer: Normalizer) -> Case {
         Tensor::from_f32(shape, x.to_vec_f32().iter().map(|v| (v.abs() + 0.01) / n).collect())
     };
     let phi = |x: Tensor| if normalizer == Sum { positive(x) } else { x };
-    let decays = |x: Tensor| {
-        let shape = x.shape();
-        Tensor::from_f32(shape, x.to_vec_f32().iter().map(|v| -v.abs()).collect())
-    };
-    let input = |name, tensor| Input { name, tensor };
+    let [k, v, sink_k, sink_v] = kv;
     let inputs = vec![
         input("q", f32(&[t, h, d], 1.0)),
-        input("k", f32(&[r + t, g, d], 1.0)),
-        input("v", f32(&[r + t, g, d], 1.0)),
-        input("sink_k", f32(&[sinks, g, d], 1.0)),
-        input("sink_v", f32(&[sinks, g, d], 1.0)),
+        input("k", k),
+        input("v", v),
+        input("sink_k", sink_k),
+        input("sink_v", sink_v),
         input("phi_q", phi(f32(&[t, h, f], 1.0))),
         input("phi_k", phi(f32(&[l, g, f], 1.0))),
         input("log_decay", decays(f32(&[l, 2, g, e], 0.1))),
@@ -73,7 +137,7 @@ fn case(n: Dims, normalizer: Normalizer) -> Case {
         Args { q, k, v, sink_k, sink_v, position, phi_q, phi_k, log_decay, gamma, mix, slope, window, normalizer }
     }
     Case {
-        id: format!("{normalizer:?}_t{t}_r{r}_w{w}_h{h}_g{g}_d{d}_f{f}_e{e}_n{sinks}_p{position}").to_lowercase(),
+        id: format!("{normalizer:?}_t{t}_r{r}_w{w}_h{h}_g{g}_d{d}_f{f}_e{e}_n{sinks}_p{position}_{dtype}").to_lowercase(),
         inputs,
         spec: spec!(f32, |x| {
             let inputs = naive::Inputs {
@@ -112,6 +176,6 @@ fn case(n: Dims, normalizer: Normalizer) -> Case {
         // Per query head and token: window 2 W D twice, states 2 F D per state to write (per group) and to read.
         flops: t as f64 * (h as f64 * (4 * w * d) as f64 + (h + g) as f64 * (4 * f * d) as f64),
         bytes: (4 * t * (2 * h * d + h * f + g * (f + 2 * d)) + 16 * g * f * (d + 1)) as f64,
-        bench: d == 64,
+        bench: h == 9 || t >= 2048,
     }
 }

@@ -92,7 +92,11 @@ fn row<'a>(x: Slice<'a>, at: usize, buf: &'a mut [f32]) -> &'a [f32] {
             widen(&v[at..at + buf.len()], buf);
             buf
         }
-        Slice::F16(_) | Slice::U32(_) => unreachable!("dtypes were checked"),
+        Slice::F16(v) => {
+            buf.iter_mut().zip(&v[at..]).for_each(|(o, x)| *o = x.to_f32());
+            buf
+        }
+        Slice::U32(_) => unreachable!("dtypes were checked"),
     }
 }
 
