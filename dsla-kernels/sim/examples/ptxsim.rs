@@ -5,7 +5,7 @@
 //! `--buf` and `--arg` are the kernel's parameters in order. A buffer is `TYPE:COUNT`, filled with 0, 1, 2 ..., or `TYPE:COUNT:?`,
 //! left unwritten. Prints the counters and each buffer's first values, or the fault.
 
-use ptxsim::{Counters, Launch, Memory, Module, Options, run};
+use ptxsim::{Counters, Launch, Memory, Mma, Module, Options, run};
 use std::error::Error;
 
 struct Buffer {
@@ -103,6 +103,15 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--shared" => shared = value.parse()?,
             "--schedule" => options.schedule = value.parse()?,
             "--perturb" => options.perturb = Some(value.parse()?),
+            "--races" => options.races = value == "on",
+            "--mma" => {
+                options.mma = match value.as_str() {
+                    "exact" => Mma::Exact,
+                    "sequential" => Mma::Sequential,
+                    "truncate" => Mma::Truncate,
+                    _ => return Err(format!("--mma {value} is not known").into()),
+                }
+            }
             "--arg" => {
                 let (ty, v) = value.split_once(':').ok_or("--arg wants TYPE:VALUE")?;
                 let bytes = encode(ty, v.parse()?)?;

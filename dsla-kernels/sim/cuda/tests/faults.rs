@@ -50,7 +50,9 @@ fn a_lazy_fault_comes_later() {
     // SAFETY: it is the test that 64 threads write 60 elements.
     let launched = unsafe { stream.launch_builder(&f).arg(&mut y).launch(ONE) };
     assert_eq!(code(launched), CUresult::CUDA_SUCCESS);
+    drop(stream.alloc_zeros::<u32>(8).unwrap());
     assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_eq!((fake.usage().pending, fake.live_allocations()), (0, 1));
     assert_eq!(code(context.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     assert_eq!(fake.take_faults().len(), 1);
     fake.clear_error();

@@ -191,7 +191,9 @@ fn deadlock(warps: &[Warp]) -> Hit {
 }
 
 fn fault(l: &Launch, w: &Warp, cta: [u32; 3], h: Hit) -> Fault {
-    let line = w.func.ops.get(w.pc as usize).map_or(0, |o| o.line as usize);
+    // Who is stuck has gone past its barrier.
+    let pc = (w.pc as usize).saturating_sub(usize::from(h.kind == FaultKind::Deadlock));
+    let line = w.func.ops.get(pc).map_or(0, |o| o.line as usize);
     let [x, y, z] = cta;
     let at = match h.lane {
         Some(lane) => {

@@ -106,12 +106,11 @@ impl<'a> Env<'a> {
                 w.put32(*d, &out, mask);
             }
             Kind::General { f, d, s, n } => {
-                let mut v = [[0; 32]; 4];
-                for k in 0..usize::from(*n) {
-                    v[k] = w.get(s[k], mask)?;
-                }
                 let mut out = [0; 32];
-                f(&v, &mut out);
+                for (v, s) in self.scratch.iter_mut().zip(s).take(usize::from(*n)) {
+                    w.get_into(*s, mask, v)?;
+                }
+                f(&self.scratch, &mut out);
                 w.put(*d, &out, mask);
             }
             Kind::Cmp { f, a, b, to, with } => {
@@ -272,7 +271,7 @@ impl<'a> Env<'a> {
                 self.copy_async(w, *dst, *src, *size, *src_size, mask)?;
             }
             Kind::CpCommit => w.copies.commit(mask),
-            Kind::CpWait(keep) => self.copy_wait(w, *keep, mask)?,
+            Kind::CpWait(keep) => self.copy_wait(w, *keep, mask),
             Kind::Exit => {
                 w.alive &= !mask;
                 w.active &= !mask;

@@ -116,6 +116,19 @@ impl<'a> Warp<'a> {
         Ok(std::array::from_fn(|i| u64::from(v[i])))
     }
 
+    /// The same, into a place that is there already.
+    #[inline]
+    pub fn get_into(&self, r: Reg, mask: u32, out: &mut W) -> Run<()> {
+        if r.wide {
+            *out = *self.get64(r.ix, mask)?;
+        } else {
+            for (o, v) in out.iter_mut().zip(self.get32(r.ix, mask)?) {
+                *o = u64::from(*v);
+            }
+        }
+        Ok(())
+    }
+
     #[inline]
     pub fn get_pred(&self, p: PredRef, mask: u32) -> Run<u32> {
         let miss = mask & !self.ip[p.ix as usize];

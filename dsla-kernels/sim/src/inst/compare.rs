@@ -55,6 +55,9 @@ fn head(x: &mut Ins, before: Option<Type>) -> Res<(CmpFn, Option<P2>, Type, Opti
         None => None,
     };
     let ty = x.ty(if ftz { &[F32] } else { &TYPES })?;
+    if to == Some(F32) && matches!(ty, F16 | Bf16) {
+        return x.error("no .f32 result of sixteen-bit floats");
+    }
     if ty == Bf16 {
         x.b.need(78, 90, "comparing bf16")?;
     }

@@ -53,7 +53,7 @@ fn barrier(x: &mut Ins, long: bool) -> Res<Built> {
     if !long && x.flag("warp") {
         x.must("sync")?;
         x.count(1)?;
-        return Ok((Kind::BarWarp(x.src32(0, B32)?), Class::Control, Pipe::None));
+        return Ok((Kind::BarWarp(x.src32(0, U32)?), Class::Control, Pipe::None));
     }
     if x.flag("cta") {
         x.b.need(78, 30, "`.cta`")?;

@@ -32,7 +32,7 @@ fn mov(x: &mut Ins) -> Res<Built> {
     if ty == Pred {
         let d = x.pred(0)?;
         return match x.op(1)? {
-            Operand::Int(v, false) => alu(Kind::PredConst(d, v != 0)),
+            Operand::Int(v, _) => alu(Kind::PredConst(d, v != 0)),
             Operand::Name(n) => {
                 let p = PredRef { ix: x.b.pred(&n)?, not: false };
                 alu(Kind::Pred2(|a, _| a, d, p, p))
@@ -143,13 +143,15 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         }
         (Bf16, _) | (_, Bf16) => {
             x.b.need(78, 90, "this cvt of bf16")?;
-            !relu
-                && !ftz
-                && if to == Bf16 && from.float() || from == Bf16 && to.float() {
-                    nearest || none
-                } else {
-                    nearest || whole
-                }
+            let other = if to == Bf16 { from } else { to };
+            let round = match (to, from) {
+                (Bf16, Bf16) => none || whole,
+                (Bf16, F64) => nearest,
+                (Bf16, F16) | (F16 | F64, Bf16) => nearest || none,
+                (Bf16, _) => nearest,
+                _ => whole,
+            };
+            round && !relu && !ftz && !sat && other.size() > 1
         }
         (F16, F32) if relu => rn_rz && !sat && !ftz,
         (F16, F32) | (F32, F64) => nearest && (from == F32 || to == F32) && !relu,
@@ -159,7 +161,7 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         (F16, F16) | (F32, F32) | (F64, F64) => (whole || none) && !relu && (!ftz || to == F32),
         _ if to.float() => nearest && !relu && !ftz,
         _ if from.float() => whole && !relu && (!ftz || from == F32),
-        _ => none && !relu && !ftz,
+        _ => none && !relu && !ftz && (!sat || overflows(to, from)),
     };
     if !ok {
         return x.error("these modifiers do not fit this conversion");
@@ -167,8 +169,10 @@ fn cvt(x: &mut Ins) -> Res<Built> {
     x.count(2)?;
     let (o, s) = (x.op(0)?, x.op(1)?);
     x.b.specials = to.int() && from.int();
-    let (d, dt) = x.b.target(&o, to, Type::accepts_wider)?;
-    let (a, at) = x.b.source(&s, from, Type::accepts_wider)?;
+    // With bf16 the registers have the types' own width.
+    let accepts = if to == Bf16 || from == Bf16 { Type::accepts } else { Type::accepts_wider };
+    let (d, dt) = x.b.target(&o, to, accepts)?;
+    let (a, at) = x.b.source(&s, from, accepts)?;
     // Plain widening, narrowing and moves of integers are cheap: no call per lane.
     let sext = if to.signed() && dt.size() > to.size() { dt.size() as u8 } else { 0 };
     let class = if to.float() != from.float() || to.float() { Class::Sfu } else { Class::Alu };
@@ -178,6 +182,15 @@ fn cvt(x: &mut Ins) -> Res<Built> {
     }
     let (Some(to), Some(from)) = (to.num(), from.num()) else { return x.error("no such conversion") };
     Ok((Kind::Cvt { to, from, round, sat, ftz, relu, d, a, sext }, class, pipe))
+}
+
+/// Integers of `from` do not all fit in `to`.
+fn overflows(to: Type, from: Type) -> bool {
+    match (to.signed(), from.signed()) {
+        (false, true) => true,
+        (true, false) => from.size() >= to.size(),
+        _ => from.size() > to.size(),
+    }
 }
 
 /// Conversions that need no rounding.

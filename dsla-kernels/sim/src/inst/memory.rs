@@ -51,6 +51,9 @@ fn access(x: &mut Ins, load: bool) -> Res<Built> {
     if place == "shared::cta" {
         x.b.need(78, 30, "`::cta`")?;
     }
+    if place == "param" && order.strong {
+        return x.error("parameters do not change");
+    }
     let mut cop = None;
     if kind.is_empty() || kind == "weak" {
         cop = x.one(if load { &["ca", "cg", "cs", "lu", "cv"] } else { &["wb", "cg", "cs", "wt"] });

@@ -248,6 +248,9 @@ pub struct Grads<'a> {
 /// The backward pass. `s0`, `z0`: the initial states; `den`, `peak`: from [`Saved`]; out, d_out: [T, H, D].
 pub fn backward(args: &Args, s0: View, z0: View, den: View, peak: View, out: View, d_out: View, grads: Grads) -> Result<()> {
     let n = args.dims()?;
+    if args.q.device() != Device::Cpu {
+        return cuda::backward(args, n, cuda::Forward { s0, z0, den, peak, out, d_out }, grads);
+    }
     let fwd = backward::Forward {
         s0: s0.expect_f32(OP, "s0", &[2, n.g, n.f, n.d])?,
         z0: z0.expect_f32(OP, "z0", &[2, n.g, n.f])?,
