@@ -54,6 +54,7 @@ struct Call<'a> {
     tiles: usize,
     d_num: Tensor,
     coef: Tensor,
+    clamp: Tensor,
     d_log: Tensor,
 }
 
@@ -82,7 +83,8 @@ pub fn backward(x: &Args, n: Dims, fwd: Forward, grads: Grads) -> Result<()> {
         tiles: n.f.div_ceil(if n.d <= 64 { 8 } else { 4 }),
         d_num: Tensor::empty_on(device, [n.t, n.h, n.d], F32)?,
         coef: Tensor::empty_on(device, [n.t, n.h, 4], F32)?,
-        d_log: Tensor::empty_on(device, [n.t, n.h], F32)?,
+        clamp: Tensor::empty_on(device, [n.h, n.t, 2], F32)?,
+        d_log: Tensor::empty_on(device, [n.h, n.t], F32)?,
     };
     c.run(fwd, grads)
 }
@@ -93,7 +95,7 @@ impl Call<'_> {
         self.rows(fwd, &mut to)?;
         let borders = if n.l > 0 { Some(self.states(fwd, &mut to)?) } else { None };
         let parts = borders.as_ref().map(|b| self.chunks(b, &mut to)).transpose()?;
-        self.sums(parts, fwd, &mut to)?;
+        self.sums(parts, &mut to)?;
         let Some(mut qkv) = to.qkv else { return Ok(()) };
         if let Some(b) = &borders {
             self.values(b, &mut qkv[2])?;
@@ -166,6 +168,7 @@ impl Call<'_> {
             .input_aligned("slope", x.slope, F32, &[n.h], 4)
             .output("d_num", &mut self.d_num.view_mut(), F32, &[n.t, n.h, n.d])
             .output("coef", &mut self.coef.view_mut(), F32, &[n.t, n.h, 4])
+            .output("clamp", &mut self.clamp.view_mut(), F32, &[n.h, n.t, 2])
             .output_aligned("d_phi_q", &mut to.phi_q, F32, &[n.t, n.h, n.f], 4)
             .u32("rows", n.t * n.h)
             .u32("h", n.h)
@@ -229,8 +232,8 @@ impl Call<'_> {
     fn chunks(&self, b: &Borders, to: &mut Grads) -> Result<Parts> {
         let (n, count) = (self.n, self.chunks + 1);
         let (s, z) = ([count, 2 * n.g, n.f, n.d], [count, 2 * n.g, n.f]);
-        let mut parts_q = Tensor::empty_on(self.device, [n.l, n.h, self.tiles, 2], F32)?;
-        let mut parts_k = Tensor::empty_on(self.device, [n.l, n.g, self.tiles, 2], F32)?;
+        let mut parts_q = Tensor::empty_on(self.device, [n.h, self.tiles, n.l, 2], F32)?;
+        let mut parts_k = Tensor::empty_on(self.device, [n.g, self.tiles, n.l, 2], F32)?;
         let inputs = |entry| -> Result<Launch> {
             let l = self.log_decay(self.v(self.phi_k(self.phi_q(self.linear(entry)?))));
             Ok(self.reads(l).input("border", b.s.view(), F32, &s).input("border_z", b.z.view(), F32, &z))
@@ -238,45 +241,45 @@ impl Call<'_> {
         let l = inputs("dsla_bwd_query")?
             .output_aligned("d_phi_q", &mut to.phi_q, F32, &[n.t, n.h, n.f], 4)
             .output_aligned("d_log_decay", &mut to.log_decay, F32, &[n.l, 2, n.g, n.e], 4)
-            .output("parts_q", &mut parts_q.view_mut(), F32, &[n.l, n.h, self.tiles, 2]);
+            .output("parts_q", &mut parts_q.view_mut(), F32, &[n.h, self.tiles, n.l, 2]);
         self.sizes(l, self.tiles).run(self.blocks(self.tiles), 128, 0)?;
         let l = inputs("dsla_bwd_key")?
             .input("grad", b.grad_s.view(), F32, &s)
             .input("grad_z", b.grad_z.view(), F32, &z)
             .output_aligned("d_phi_k", &mut to.phi_k, F32, &[n.l, n.g, n.f], 4)
             .output_aligned("d_log_decay", &mut to.log_decay, F32, &[n.l, 2, n.g, n.e], 4)
-            .output("parts_k", &mut parts_k.view_mut(), F32, &[n.l, n.g, self.tiles, 2]);
+            .output("parts_k", &mut parts_k.view_mut(), F32, &[n.g, self.tiles, n.l, 2]);
         self.sizes(l, self.tiles).run(self.blocks(self.tiles), 128, 0)?;
         Ok(Parts { q: parts_q, k: parts_k })
     }
 
     /// d_log; d_gamma, d_mix, d_slope; scalar d_log_decay.
-    fn sums(&mut self, parts: Option<Parts>, fwd: Forward, to: &mut Grads) -> Result<()> {
+    fn sums(&mut self, parts: Option<Parts>, to: &mut Grads) -> Result<()> {
         let n = self.n;
         let own;
         let parts_q = match &parts {
             Some(p) => &p.q,
             None => {
-                own = Tensor::empty_on(self.device, [0, n.h, self.tiles, 2], F32)?;
+                own = Tensor::empty_on(self.device, [n.h, self.tiles, 0, 2], F32)?;
                 &own
             }
         };
-        let mut dots = Tensor::empty_on(self.device, [n.l, n.h, 2], F32)?;
+        let mut dots = Tensor::empty_on(self.device, [n.h, n.l, 2], F32)?;
         launch(OP, self.device, &SUMS, &[], "dsla_bwd_heads")?
-            .input("parts_q", parts_q.view(), F32, &[n.l, n.h, self.tiles, 2])
+            .input("parts_q", parts_q.view(), F32, &[n.h, self.tiles, n.l, 2])
             .input_aligned("gamma", self.x.gamma, F32, &[2, n.h], 4)
-            .output("dots", &mut dots.view_mut(), F32, &[n.l, n.h, 2])
-            .output("d_log", &mut self.d_log.view_mut(), F32, &[n.t, n.h])
-            .u32("rows", n.t * n.h)
+            .output("dots", &mut dots.view_mut(), F32, &[n.h, n.l, 2])
+            .output("d_log", &mut self.d_log.view_mut(), F32, &[n.h, n.t])
+            .u32("t", n.t)
+            .u32("l", n.l)
             .u32("h", n.h)
             .u32("lag", n.lag())
             .u32("tiles", self.tiles)
-            .run((n.t * n.h).div_ceil(4), 128, 0)?;
+            .run([n.t.div_ceil(128), n.h], 128, 0)?;
         launch(OP, self.device, &SUMS, &[], "dsla_bwd_weights")?
-            .input("dots", dots.view(), F32, &[n.l, n.h, 2])
-            .input("d_log", self.d_log.view(), F32, &[n.t, n.h])
-            .input_aligned("peak", fwd.peak, F32, &[n.t, n.h], 4)
-            .input("coef", self.coef.view(), F32, &[n.t, n.h, 4])
+            .input("dots", dots.view(), F32, &[n.h, n.l, 2])
+            .input("d_log", self.d_log.view(), F32, &[n.h, n.t])
+            .input("clamp", self.clamp.view(), F32, &[n.h, n.t, 2])
             .output_aligned("d_gamma", &mut to.gamma, F32, &[2, n.h], 4)
             .output_aligned("d_mix", &mut to.mix, F32, &[n.h], 4)
             .output_aligned("d_slope", &mut to.slope, F32, &[n.h], 4)
@@ -286,10 +289,10 @@ impl Call<'_> {
             .u32("window", n.w)
             .run(n.h, 256, 0)?;
         let Some(parts) = parts.filter(|_| n.e == 1) else { return Ok(()) };
-        let tasks = self.chunks * 2 * n.g;
+        let tasks = self.chunks * n.g;
         launch(OP, self.device, &SUMS, &[], "dsla_bwd_decay")?
-            .input("dots", dots.view(), F32, &[n.l, n.h, 2])
-            .input("parts_k", parts.k.view(), F32, &[n.l, n.g, self.tiles, 2])
+            .input("dots", dots.view(), F32, &[n.h, n.l, 2])
+            .input("parts_k", parts.k.view(), F32, &[n.g, self.tiles, n.l, 2])
             .input_aligned("gamma", self.x.gamma, F32, &[2, n.h], 4)
             .output_aligned("d_log_decay", &mut to.log_decay, F32, &[n.l, 2, n.g, n.e], 4)
             .u32("l", n.l)
@@ -356,7 +359,7 @@ impl Call<'_> {
             .input_aligned("sink_v", x.sink_v, dtype, &sinks, align);
         let l = rows(l)
             .input_aligned("slope", x.slope, F32, &[n.h], 4)
-            .input("d_log", self.d_log.view(), F32, &[n.t, n.h])
+            .input("d_log", self.d_log.view(), F32, &[n.h, n.t])
             .output("d_q", &mut d_q, F32, &[n.t, n.h, n.d])
             .output("tops", &mut tops.view_mut(), F32, &[n.t, n.h, 2]);
         finish(l, n.t * n.h)?;
