@@ -49,6 +49,10 @@ fn forward_sized(x: View, w: &Packed, bias: Option<View>, into: Into, mut y: Vie
         return Err(Error::Shape { op: OP, arg: "x", got: x.shape(), want: format!("[M, {}]", w.k()) });
     }
     if let Panels::Cuda(w) = &w.data {
+        let check = |x: View, arg, want: &[usize]| x.expect_on(OP, arg, w.device(), DType::F32, want);
+        check(x, "x", &[m, k])?;
+        bias.map_or(Ok(()), |b| check(b, "bias", &[w.n()]))?;
+        check(y.as_view(), "y", &[m, w.n()])?;
         return cuda::forward(x, cuda::Product { w, bias, into, swiglu: false, size }, &mut y);
     }
     let xs = x.expect_f32(OP, "x", &[m, k])?;
@@ -75,6 +79,8 @@ fn forward_swiglu_sized(x: View, w: &Packed, mut y: ViewMut, size: Size) -> Resu
         return Err(Error::Shape { op: OP, arg: "w", got: [w.n(), k].into(), want: "[2F, K]".into() });
     }
     if let Panels::Cuda(w) = &w.data {
+        x.expect_on(OP, "x", w.device(), DType::F32, &[m, k])?;
+        y.as_view().expect_on(OP, "y", w.device(), DType::F32, &[m, w.n() / 2])?;
         let p = cuda::Product { w, bias: None, into: Into::Store, swiglu: true, size };
         return cuda::forward(x, p, &mut y);
     }
