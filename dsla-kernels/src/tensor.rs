@@ -209,6 +209,23 @@ impl Tensor {
         }
     }
 
+    /// Overwrite a device tensor with one on the host of the same shape and dtype: the address stays, as a graph needs it.
+    ///
+    /// Errors: a failed copy. Panics when the two do not fit: the caller made both.
+    pub fn write(&mut self, from: &Tensor) -> Result<()> {
+        assert_eq!((self.shape, self.dtype()), (from.shape, from.dtype()), "write");
+        match (&mut self.data, from.view().slice()) {
+            (Data::Cuda(b), Slice::F32(v)) => b.write(v),
+            (Data::Cuda(b), Slice::BF16(v)) => b.write(v),
+            (Data::Cuda(b), Slice::F16(v)) => b.write(v),
+            (Data::Cuda(b), Slice::U32(v)) => b.write(v),
+            (data, _) => {
+                *data = from.data.clone();
+                Ok(())
+            }
+        }
+    }
+
     /// A copy on the same device.
     ///
     /// Errors: no memory left there.

@@ -5,7 +5,7 @@
 use dsla_distill::align_gradients;
 use dsla_model::generate::{Options, generate, prefill};
 use dsla_model::sample::Params;
-use dsla_model::{Adapter, DType, Device, Form, Model, Plan, PrefixQuality, Step, Want};
+use dsla_model::{Adapter, DType, Device, Form, GraphDecoder, Model, Plan, PrefixQuality, Step, Want};
 use dsla_serve::{Engine, EngineConfig, FinishReason, Policy, Request, SamplingParams, Threshold};
 use ptxsim_cuda::Fake;
 use std::path::Path;
@@ -223,13 +223,55 @@ fn alignment_in_half_precision_stays_close() {
     let run = |device, dtype| {
         let m = model(device, dtype, &form);
         let (a, b) = (prompt(0, 150), prompt(1, 150));
-        align_gradients(&m, m.adapter().expect("one"), &[&a, &b]).unwrap_or_else(|e| panic!("{e}{}", driver.faults()))
+        align_gradients(&m, m.adapter().expect("one"), &[&a, &b])
+            .unwrap_or_else(|e| panic!("{e}{}", driver.faults()))
     };
     let (want, got) = (run(Device::Cpu, DType::BF16), run(GPU, DType::BF16));
     for (want, got) in want.iter().zip(&got) {
         let (Some((want, _)), Some((got, grads))) = (want, got) else { panic!("a layer has none") };
         assert!((want - got).abs() < 0.05 * want, "loss {got}, want {want}");
         assert!(grads.tensors().iter().all(|(_, t)| t.f32().iter().all(|v| v.is_finite())));
+    }
+}
+
+#[test]
+fn a_captured_decode_is_the_step_itself() {
+    for reorder in [0, 5] {
+        let driver = driver();
+        if let Some(fake) = &driver.0 {
+            fake.set(&ptxsim_cuda::Options { reorder, ..Default::default() });
+        }
+        for dtype in [DType::F32, DType::BF16] {
+            let m = model(GPU, dtype, &Form::native());
+            let mut sequences: Vec<_> = [5, 30, 70]
+                .map(|len| {
+                    let mut seq = m.new_sequence(&Plan::teacher(2)).expect("a sequence");
+                    prefill(&m, &mut seq, &prompt(len, len)).expect("a prompt");
+                    seq
+                })
+                .into();
+            let mut replayed = GraphDecoder::new(&m, &sequences, 8).expect("a decoder");
+            let mut eager = GraphDecoder::new(&m, &sequences, 8).expect("a decoder").eager();
+            for step in 0..6u32 {
+                let tokens = [step + 3, 2 * step + 5, 40 - step];
+                let host = |v: dsla_model::core::View| {
+                    v.to_tensor().and_then(|t| t.to_device(Device::Cpu)).expect("a copy").to_vec_f32()
+                };
+                let got = host(replayed.step(&tokens).unwrap_or_else(|e| panic!("{e}{}", driver.faults())));
+                assert_eq!(got, host(eager.step(&tokens).expect("a step")), "{dtype} step {step}");
+                let mut steps: Vec<Step> = (sequences.iter_mut().zip(&tokens))
+                    .map(|(seq, t)| Step { seq, tokens: std::slice::from_ref(t), logits: Want::Last })
+                    .collect();
+                let want = m.forward(&mut steps).and_then(|t| Ok(t.to_device(Device::Cpu)?)).expect("a step");
+                let far = got.iter().zip(want.f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(far < if dtype == DType::F32 { 1e-3 } else { 0.1 }, "{dtype} step {step}: {far}");
+            }
+            assert_eq!(replayed.lens(), [11, 36, 76]);
+            assert!(replayed.step(&[1, 2]).is_err() && replayed.step(&[1, 2, VOCAB as u32]).is_err());
+        }
+        if let Some(fake) = &driver.0 {
+            fake.set(&ptxsim_cuda::Options::default());
+        }
     }
 }
 
