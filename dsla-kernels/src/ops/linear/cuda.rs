@@ -54,7 +54,7 @@ pub fn forward(x: View, p: Product, y: &mut ViewMut) -> Result<()> {
     let n = if p.swiglu { p.w.n() / 2 } else { p.w.n() };
     let (ld, dtype) = (p.w.ld(), p.w.dtype());
     let processors = context(ordinal)?.multiprocessors();
-    let straight = ld == k && x.address() % 16 == 0;
+    let straight = ld == k && x.address().is_multiple_of(16);
     let act = ACTS[p.swiglu as usize];
     let fills = |outputs: usize, rows: usize, blocks: usize| match p.size {
         Size::Auto => n.div_ceil(outputs) * m.div_ceil(rows) >= blocks * processors,
@@ -92,10 +92,10 @@ pub fn forward(x: View, p: Product, y: &mut ViewMut) -> Result<()> {
 }
 
 fn gemm(x: View, p: Product, y: &mut ViewMut, [m, n, ld]: [usize; 3], large: bool, act: &str) -> Result<()> {
-    let (name, tile) = if large { ("128", 128) } else { ("64", 64) };
+    let (tile, name, entry) = if large { (128, "128", "linear_gemm_128") } else { (64, "64", "linear_gemm_64") };
     let width = if p.swiglu { tile / 2 } else { tile };
     let values = [p.w.dtype().name(), name, act];
-    product(launch(OP, x.device(), &GEMM, &values, "linear_gemm")?, x, p, y, [m, n, ld])
+    product(launch(OP, x.device(), &GEMM, &values, entry)?, x, p, y, [m, n, ld])
         .u32("pairs", pairs(n, y))
         .run(m.div_ceil(tile) * n.div_ceil(width), if large && p.w.dtype() == F32 { 512 } else { 2 * tile }, 0)
 }
@@ -116,7 +116,7 @@ fn product(l: Launch, x: View, p: Product, y: &mut ViewMut, [m, n, ld]: [usize; 
 
 /// Whether two neighbours of a row of y can be stored at once.
 fn pairs(n: usize, y: &ViewMut) -> usize {
-    (n % 2 == 0 && y.address() % 8 == 0) as usize
+    (n.is_multiple_of(2) && y.address().is_multiple_of(8)) as usize
 }
 
 fn check(x: View, want: &[usize]) -> Result<()> {
@@ -136,7 +136,7 @@ fn round(x: View, dtype: DType, ld: usize) -> Result<Tensor> {
         .output("y", &mut y.view_mut(), dtype, &[m, ld])
         .u32("k", k)
         .u32("ld", ld)
-        .u32("vectors", (k % 4 == 0 && x.address() % 16 == 0) as usize)
+        .u32("vectors", (k.is_multiple_of(4) && x.address().is_multiple_of(16)) as usize)
         .run([m, ld.div_ceil(512)], 128, 0)?;
     Ok(y)
 }
@@ -177,7 +177,8 @@ pub fn backward_weight(x: View, dy: View, dw: &mut ViewMut, [m, n, k]: [usize; 3
     let device = x.device();
     let tiles = |tile: usize| n.div_ceil(tile) * k.div_ceil(tile);
     let large = size == Size::Large || size == Size::Auto && tiles(128) >= BLOCKS;
-    let (name, tile) = if large { ("128", 128) } else { ("64", 64) };
+    let (tile, name, entry) =
+        if large { (128, "128", "linear_weight_128") } else { (64, "64", "linear_weight_64") };
     let tiles = tiles(tile);
     let splits = (BLOCKS / tiles.max(1)).clamp(1, m.div_ceil(CHUNK).max(1));
     let chunk = m.div_ceil(splits).next_multiple_of(16);
@@ -186,8 +187,8 @@ pub fn backward_weight(x: View, dy: View, dw: &mut ViewMut, [m, n, k]: [usize; 3
         1 => None,
         _ => Some(Tensor::empty_on(device, [splits, n, k], F32)?),
     };
-    let vectors = k % 4 == 0 && (dw.address() % 16 == 0 || parts.is_some());
-    let l = launch(OP, device, &WEIGHT, &[name], "linear_weight")?
+    let vectors = k.is_multiple_of(4) && (dw.address().is_multiple_of(16) || parts.is_some());
+    let l = launch(OP, device, &WEIGHT, &[name], entry)?
         .input_aligned("x", x, F32, &[m, k], 4)
         .input_aligned("dy", dy, F32, &[m, n], 4)
         .output_aligned("dw", dw, F32, &[n, k], 4);

@@ -75,7 +75,7 @@ fn forward_swiglu_sized(x: View, w: &Packed, mut y: ViewMut, size: Size) -> Resu
     if k != w.k() {
         return Err(Error::Shape { op: OP, arg: "x", got: x.shape(), want: format!("[M, {}]", w.k()) });
     }
-    if w.n() % 2 != 0 {
+    if !w.n().is_multiple_of(2) {
         return Err(Error::Shape { op: OP, arg: "w", got: [w.n(), k].into(), want: "[2F, K]".into() });
     }
     if let Panels::Cuda(w) = &w.data {
