@@ -18,7 +18,7 @@ static WINDOW: Source = Source::new(
 
 /// The kernel sources of this op.
 pub(crate) static SOURCES: &[&Source] =
-    &[&RECURRENT, &WINDOW, &backward::LINEAR, &backward::SUMS, &backward::VALUE, &backward::WINDOW];
+    &[&RECURRENT, &WINDOW, &backward::LINEAR, &backward::CHUNK, &backward::SUMS, &backward::VALUE, &backward::WINDOW];
 
 /// The sizes that have kernels.
 fn check(n: Dims) -> Result<()> {
