@@ -4,6 +4,8 @@
 //! parallel; two scans over chunks; then every chunk forward and backward in time at once; sums over features and
 //! tokens; and, when the projections train, values and the exact part.
 
+mod mma;
+
 use super::super::{Args, Dims, Grads, Normalizer, OP};
 use crate::cuda::{Launch, Source, launch};
 use crate::{DType::F32, Device, Error, Result, Tensor, View, ViewMut};
@@ -12,6 +14,12 @@ pub(super) static LINEAR: Source = Source::new(
     "dsla_backward",
     include_str!("backward.ptx"),
     &[("T", &["f32", "bf16", "f16"]), ("D", &["64", "128"])],
+);
+/// The linear part on tensor cores.
+pub(super) static CHUNK: Source = Source::new(
+    "dsla_backward_mma",
+    include_str!("backward_mma.ptx"),
+    &[("T", &["bf16", "f16"]), ("D", &["64", "128"])],
 );
 pub(super) static SUMS: Source = Source::new("dsla_backward_sums", include_str!("backward_sums.ptx"), &[]);
 pub(super) static VALUE: Source =
@@ -52,6 +60,8 @@ struct Call<'a> {
     chunks: usize,
     /// Tiles of features, one per warp.
     tiles: usize,
+    /// On tensor cores: 16-bit values, scalar decays, sizes that fill their tiles.
+    mma: bool,
     d_num: Tensor,
     coef: Tensor,
     clamp: Tensor,
@@ -73,6 +83,7 @@ pub fn backward(x: &Args, n: Dims, fwd: Forward, grads: Grads) -> Result<()> {
     }
     let device = x.v.device();
     let span = chunk(n.l);
+    let mma = x.v.dtype() != F32 && n.e == 1 && (n.d == 64 || n.d == 128) && n.f % 64 == 0;
     let c = Call {
         x,
         n,
@@ -80,7 +91,8 @@ pub fn backward(x: &Args, n: Dims, fwd: Forward, grads: Grads) -> Result<()> {
         size: if n.d <= 64 { "64" } else { "128" },
         span,
         chunks: n.l.div_ceil(span),
-        tiles: n.f.div_ceil(if n.d <= 64 { 8 } else { 4 }),
+        tiles: n.f.div_ceil(if mma { 64 } else { if n.d <= 64 { 8 } else { 4 } }),
+        mma,
         d_num: Tensor::empty_on(device, [n.t, n.h, n.d], F32)?,
         coef: Tensor::empty_on(device, [n.t, n.h, 4], F32)?,
         clamp: Tensor::empty_on(device, [n.h, n.t, 2], F32)?,
@@ -184,24 +196,17 @@ impl Call<'_> {
     fn states(&self, fwd: Forward, to: &mut Grads) -> Result<Borders> {
         let (n, device, count) = (self.n, self.device, self.chunks + 1);
         let empty = |shape: &[usize]| Tensor::empty_on(device, shape, F32);
-        let (s, z) = ([count, 2 * n.g, n.f, n.d], [count, 2 * n.g, n.f]);
-        let mut b = Borders {
-            s: empty(&s)?,
-            z: empty(&z)?,
-            grad_s: empty(&s)?,
-            grad_z: empty(&z)?,
-        };
+        let [s, z] = self.borders();
+        let mut b =
+            Borders { s: empty(&s)?, z: empty(&z)?, grad_s: empty(&s)?, grad_z: empty(&z)?, cum: None };
         let total_shape = [self.chunks, 2 * n.g, n.e];
         let mut total = empty(&total_shape)?;
-        let l = self.log_decay(self.v(self.phi_k(self.linear("dsla_bwd_states")?)))
-            .output("border", &mut b.s.view_mut(), F32, &s)
-            .output("border_z", &mut b.z.view_mut(), F32, &z)
-            .output("total", &mut total.view_mut(), F32, &total_shape);
-        self.sizes(l, self.tiles).run(self.blocks(self.tiles), 128, 0)?;
-        let l = self.reads_after_decay(self.phi_q(self.linear("dsla_bwd_grads")?))
-            .output("grad", &mut b.grad_s.view_mut(), F32, &s)
-            .output("grad_z", &mut b.grad_z.view_mut(), F32, &z);
-        self.sizes(l, self.tiles).run(self.blocks(self.tiles), 128, 0)?;
+        let cum = if self.mma {
+            self.outer(&mut b, &mut total)?
+        } else {
+            self.own(&mut b, &mut total)?;
+            None
+        };
         let scan = |entry, steps: &mut Tensor, state: View, shape: &[usize], width: usize| {
             let rows = 2 * n.g * n.f;
             launch(OP, device, &SUMS, &[], entry)?
@@ -221,7 +226,29 @@ impl Call<'_> {
         scan("dsla_bwd_scan_fwd", &mut b.z, fwd.z0, &flat, 1)?;
         scan("dsla_bwd_scan_bwd", &mut b.grad_s, to.s.as_view(), &wide, n.d)?;
         scan("dsla_bwd_scan_bwd", &mut b.grad_z, to.z.as_view(), &flat, 1)?;
+        b.cum = cum;
         Ok(b)
+    }
+
+    /// Each chunk's own share of the borders, and its log decays, by the recurrence.
+    fn own(&self, b: &mut Borders, total: &mut Tensor) -> Result<()> {
+        let [s, z] = self.borders();
+        let l = self.log_decay(self.v(self.phi_k(self.linear("dsla_bwd_states")?)))
+            .output("border", &mut b.s.view_mut(), F32, &s)
+            .output("border_z", &mut b.z.view_mut(), F32, &z)
+            .output("total", &mut total.view_mut(), F32, &[self.chunks, 2 * self.n.g, self.n.e]);
+        self.sizes(l, self.tiles).run(self.blocks(self.tiles), 128, 0)?;
+        let l = self.reads_after_decay(self.phi_q(self.linear("dsla_bwd_grads")?))
+            .output("grad", &mut b.grad_s.view_mut(), F32, &s)
+            .output("grad_z", &mut b.grad_z.view_mut(), F32, &z);
+        self.sizes(l, self.tiles).run(self.blocks(self.tiles), 128, 0)?;
+        Ok(())
+    }
+
+    /// Shapes of the states at borders and of their sums.
+    fn borders(&self) -> [Vec<usize>; 2] {
+        let n = self.n;
+        [vec![self.chunks + 1, 2 * n.g, n.f, n.d], vec![self.chunks + 1, 2 * n.g, n.f]]
     }
 
     fn reads_after_decay(&self, l: Launch) -> Launch {
@@ -230,10 +257,13 @@ impl Call<'_> {
 
     /// d_phi_q, d_phi_k, d_log_decay; the products phi_q . d_phi_q by tile are returned.
     fn chunks(&self, b: &Borders, to: &mut Grads) -> Result<Parts> {
-        let (n, count) = (self.n, self.chunks + 1);
-        let (s, z) = ([count, 2 * n.g, n.f, n.d], [count, 2 * n.g, n.f]);
+        let (n, [s, z]) = (self.n, self.borders());
         let mut parts_q = Tensor::empty_on(self.device, [n.h, self.tiles, n.l, 2], F32)?;
         let mut parts_k = Tensor::empty_on(self.device, [n.g, self.tiles, n.l, 2], F32)?;
+        if let Some(cum) = &b.cum {
+            self.products(b, cum, to, &mut parts_q, &mut parts_k)?;
+            return Ok(Parts { q: parts_q, k: parts_k });
+        }
         let inputs = |entry| -> Result<Launch> {
             let l = self.log_decay(self.v(self.phi_k(self.phi_q(self.linear(entry)?))));
             Ok(self.reads(l).input("border", b.s.view(), F32, &s).input("border_z", b.z.view(), F32, &z))
@@ -405,6 +435,8 @@ struct Borders {
     z: Tensor,
     grad_s: Tensor,
     grad_z: Tensor,
+    /// Cumulative log decays, of the form on tensor cores.
+    cum: Option<Tensor>,
 }
 
 /// phi_q . d_phi_q and phi_k . d_phi_k, by tile of features.

@@ -1,7 +1,6 @@
 //! Launches of the PTX kernels.
 
 mod backward;
-mod chunk;
 
 use super::{Args, Dims, Normalizer, OP};
 pub use backward::{Forward, backward};
@@ -18,19 +17,8 @@ static WINDOW: Source = Source::new(
 );
 
 /// The kernel sources of this op.
-pub(crate) static SOURCES: &[&Source] = &[
-    &RECURRENT,
-    &WINDOW,
-    &chunk::STATES,
-    &chunk::CHUNK,
-    &backward::LINEAR,
-    &backward::SUMS,
-    &backward::VALUE,
-    &backward::WINDOW,
-];
-
-/// Fewer tokens than this go one by one.
-const FEW: usize = 16;
+pub(crate) static SOURCES: &[&Source] =
+    &[&RECURRENT, &WINDOW, &backward::LINEAR, &backward::CHUNK, &backward::SUMS, &backward::VALUE, &backward::WINDOW];
 
 /// The sizes that have kernels.
 fn check(n: Dims) -> Result<()> {
@@ -185,14 +173,6 @@ pub fn forward(x: &Args, n: Dims, mut state: State, saved: Option<super::Saved>,
     if n.t == 0 || n.h == 0 {
         return Ok(());
     }
-    if chunk::takes(n, x.v.dtype()) && n.t >= FEW {
-        let into = chunk::Into { out: out.reborrow(), den: den.reborrow(), peak: peak.as_mut().map(ViewMut::reborrow) };
-        chunk::forward(x, n, &mut state, into)?;
-        return match x.normalizer {
-            Normalizer::Rms => window(x, n, &mut out, &mut den, peak.as_mut()),
-            _ => Ok(()),
-        };
-    }
     let lin = Linear { phi_q: Some(x.phi_q), phi_k: x.phi_k, v: x.v, log_decay: x.log_decay, gamma: Some(x.gamma), batch: None };
     recurrent(&lin, n, &mut state, Some((out.as_view(), den.as_view())))?;
     window(x, n, &mut out, &mut den, peak.as_mut())
@@ -200,9 +180,6 @@ pub fn forward(x: &Args, n: Dims, mut state: State, saved: Option<super::Saved>,
 
 pub fn fold(phi_k: View, v: View, log_decay: View, n: Dims, mut state: State) -> Result<()> {
     check(n)?;
-    if chunk::takes(n, v.dtype()) && n.l >= FEW {
-        return chunk::fold(phi_k, v, log_decay, n, &mut state);
-    }
     let lin = Linear { phi_q: None, phi_k, v, log_decay, gamma: None, batch: None };
     recurrent(&lin, Dims { h: 0, ..n }, &mut state, None)
 }
