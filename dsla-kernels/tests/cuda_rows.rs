@@ -128,7 +128,8 @@ fn agreement_is_that_of_the_host() {
     let mut rng = Rng::new(9);
     for v in [3, 300, 1000] {
         // Whole numbers: many ties.
-        let mut make = || Tensor::from_f32([20, v], (0..20 * v).map(|_| (2.0 * rng.normal()).round() as f32).collect());
+        let mut make =
+            || Tensor::from_f32([20, v], (0..20 * v).map(|_| (2.0 * rng.normal()).round() as f32).collect());
         let (a, mut b) = (make(), make());
         b.f32_mut()[..10 * v].copy_from_slice(&a.f32()[..10 * v]);
         b.f32_mut()[..v].fill(f32::NAN);
@@ -157,7 +158,9 @@ fn close_distributions_keep_their_digits() {
 #[test]
 fn unfit_logits_are_refused() {
     let (_lock, _fake) = (serial(), fake());
-    for x in [vec![], vec![f32::NAN], vec![0.0, f32::NAN, 1.0], vec![f32::NAN; 100], vec![INF, 0.0], vec![-INF; 2]] {
+    for x in
+        [vec![], vec![f32::NAN], vec![0.0, f32::NAN, 1.0], vec![f32::NAN; 100], vec![INF, 0.0], vec![-INF; 2]]
+    {
         for params in [
             sample::Params { temperature: 0.0, ..Default::default() },
             sample::Params::default(),

@@ -42,11 +42,11 @@ impl Tiles {
 impl Launch {
     /// The four parameters of `tile`, then the launch.
     pub(crate) fn run_tiles(self, t: Tiles) -> Result<()> {
-        self.u32("rows", t.rows)
-            .u32("units", t.units)
-            .u32("lanes", t.lanes)
-            .u32("tiles", t.tiles)
-            .run(t.blocks(), THREADS, 0)
+        self.u32("rows", t.rows).u32("units", t.units).u32("lanes", t.lanes).u32("tiles", t.tiles).run(
+            t.blocks(),
+            THREADS,
+            0,
+        )
     }
 }
 
