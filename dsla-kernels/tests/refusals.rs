@@ -53,7 +53,10 @@ fn an_input_on_another_device_or_of_another_dtype_or_shape() {
                 Err(Error::Device { .. }) => assert_eq!(launches, 0, "{what} on the host"),
                 Err(e) => panic!("{what} on the host: {e}"),
                 // Not every case reads every input.
-                Ok(_) => assert!(INDICES.contains(&input.name) || unread(&fake, case, i), "{what} on the host: accepted"),
+                Ok(_) => assert!(
+                    INDICES.contains(&input.name) || unread(&fake, case, i),
+                    "{what} on the host: accepted"
+                ),
             }
             let other = if t.dtype() == DType::U32 { DType::F32 } else { DType::U32 };
             let wrong = Tensor::zeros_on(GPU, t.shape(), other).expect("memory");
@@ -68,7 +71,9 @@ fn an_input_on_another_device_or_of_another_dtype_or_shape() {
             let wrong = Tensor::zeros_on(GPU, dims.as_slice(), t.dtype()).expect("memory");
             let (result, launches) = with(&fake, case, i, wrong);
             match result {
-                Err(Error::Shape { .. } | Error::Argument { .. }) => assert_eq!(launches, 0, "{what} {dims:?}"),
+                Err(Error::Shape { .. } | Error::Argument { .. }) => {
+                    assert_eq!(launches, 0, "{what} {dims:?}")
+                }
                 Err(Error::DType { .. }) if launches == 0 => {}
                 Err(e) => panic!("{what} {dims:?}: {e}"),
                 // A case may take its sizes from this input.
@@ -98,7 +103,10 @@ fn a_misaligned_view() {
     assert!(matches!(error, Error::Misaligned { op: "axpby", arg: "x", want: 16, .. }), "{error}");
     assert_eq!(fake.launches(), before);
     let line = error.to_string();
-    assert!(line.starts_with("axpby: x: got address 0x") && line.ends_with("want a multiple of 16"), "{line}");
+    assert!(
+        line.starts_with("axpby: x: got address 0x") && line.ends_with("want a multiple of 16"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -117,7 +125,9 @@ fn more_blocks_than_a_short_grid_dimension_holds() {
     let _fake = fake();
     // 70,000 rows: one block each, beyond 65,535.
     let (rows, c) = (70_000, 2);
-    let x = Tensor::from_f32([rows, c], (0..rows * c).map(|i| (i % 7) as f32).collect()).to_device(GPU).expect("memory");
+    let x = Tensor::from_f32([rows, c], (0..rows * c).map(|i| (i % 7) as f32).collect())
+        .to_device(GPU)
+        .expect("memory");
     let w = Tensor::from_f32([c], vec![1.0, 2.0]).to_device(GPU).expect("memory");
     let mut y = Tensor::empty_on(GPU, [rows, c], DType::F32).expect("memory");
     ops::rms_norm::forward(x.view(), w.view(), 1e-5, y.view_mut()).expect("a launch");

@@ -4,12 +4,14 @@
 //! program order; a buffer is freed on the same stream, after the kernels that use it.
 
 mod expr;
+mod graph;
 mod launch;
 mod memory;
 mod source;
 pub mod template;
 pub(crate) mod tiles;
 
+pub use graph::Graph;
 pub use launch::{Grid, Launch, launch};
 pub(crate) use memory::{Buffer, DevicePtr, DevicePtrMut};
 pub use source::{Mutation, Source, Variant, mutate};

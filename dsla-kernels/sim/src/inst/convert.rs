@@ -32,7 +32,7 @@ fn mov(x: &mut Ins) -> Res<Built> {
     if ty == Pred {
         let d = x.pred(0)?;
         return match x.op(1)? {
-            Operand::Int(v, false) => alu(Kind::PredConst(d, v != 0)),
+            Operand::Int(v, _) => alu(Kind::PredConst(d, v != 0)),
             Operand::Name(n) => {
                 let p = PredRef { ix: x.b.pred(&n)?, not: false };
                 alu(Kind::Pred2(|a, _| a, d, p, p))
@@ -169,8 +169,10 @@ fn cvt(x: &mut Ins) -> Res<Built> {
     x.count(2)?;
     let (o, s) = (x.op(0)?, x.op(1)?);
     x.b.specials = to.int() && from.int();
-    let (d, dt) = x.b.target(&o, to, Type::accepts_wider)?;
-    let (a, at) = x.b.source(&s, from, Type::accepts_wider)?;
+    // With bf16 the registers have the types' own width.
+    let accepts = if to == Bf16 || from == Bf16 { Type::accepts } else { Type::accepts_wider };
+    let (d, dt) = x.b.target(&o, to, accepts)?;
+    let (a, at) = x.b.source(&s, from, accepts)?;
     // Plain widening, narrowing and moves of integers are cheap: no call per lane.
     let sext = if to.signed() && dt.size() > to.size() { dt.size() as u8 } else { 0 };
     let class = if to.float() != from.float() || to.float() { Class::Sfu } else { Class::Alu };

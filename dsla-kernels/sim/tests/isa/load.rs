@@ -122,6 +122,8 @@ const BAD: &[(&str, bool)] = &[
     ("cvt.sat.u32.u8 %r1, %r2;", true),
     ("cvt.rzi.u8.bf16 %h1, %h2;", true),
     ("cvt.rn.bf16.s32 %r1, %r2;", true),
+    ("cvt.rn.bf16.s16 %h1, %r2;", true),
+    ("cvt.rzi.u16.bf16 %r1, %h2;", true),
     ("set.lt.f32.f16 %f1, %h1, %h2;", true),
     ("ld.global.u32 %r1, %rd1;", true),
     ("add.u32 %r1, %r2, %r3", true),

@@ -1,6 +1,6 @@
 //! Cases: one row, skinny, large; odd sizes; all dtypes; bias and residual; the backward of x and of W; SwiGLU.
 
-use super::{Into, Packed, Size, backward_weight, forward, forward_sized, forward_swiglu_sized, naive};
+use super::{Into, Packed, Size, backward_weight_sized, forward, forward_sized, forward_swiglu_sized, naive};
 use crate::case::{Case, Input, Rng, Spec};
 use crate::real::{Bf16, F16};
 use crate::{DType, Tensor, spec};
@@ -19,12 +19,15 @@ pub fn cases() -> Vec<Case> {
     // Both sizes of the GPU's tiles, at sizes that choose neither by themselves: edges in every direction.
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         for size in [Size::Small, Size::Large] {
-            for (m, n, k) in [(1, 65, 72), (1, 30, 1100), (2, 48, 40), (16, 71, 520), (17, 33, 7), (64, 66, 48), (130, 131, 200)] {
+            for (m, n, k) in [(1, 65, 72), (1, 30, 1100), (2, 48, 40), (16, 71, 520), (17, 33, 7), (64, 66, 48), (130, 131, 200), (290, 20, 9)] {
                 cases.push(case(dtype, m, n, k, size));
             }
             for (m, f, k) in [(1, 21, 40), (5, 36, 300), (18, 40, 36), (70, 33, 64), (130, 66, 41)] {
                 cases.push(swiglu(dtype, m, f, k, size));
             }
+        }
+        for (m, n, k) in [(1, 40, 33), (20, 37, 70)] {
+            cases.push(transposed(dtype, m, n, k));
         }
     }
     cases
@@ -64,12 +67,15 @@ fn case(dtype: DType, m: usize, n: usize, k: usize, size: Size) -> Case {
             Ok(vec![y])
         }),
         // The gradient through a bf16 product is that of the rounded function only to bf16: checked in f32.
-        backward: (dtype == DType::F32 && size == Size::Auto).then(|| -> crate::case::Backward {
+        backward: (dtype == DType::F32 && (size == Size::Auto || m >= 130 || m == 17)).then(|| -> crate::case::Backward {
             Box::new(move |x, d| {
                 let mut dx = Tensor::empty_on(x[0].device(), x[0].shape(), DType::F32)?;
                 forward(d[0].view(), &Packed::transposed(x[1].view())?, None, Into::Store, dx.view_mut())?;
                 let mut dw = Tensor::zeros_on(x[0].device(), x[1].shape(), DType::F32)?;
-                backward_weight(x[0].view(), d[0].view(), dw.view_mut())?;
+                // In two parts, because it adds.
+                for (a, b) in [(0, m / 3), (m / 3, m)] {
+                    backward_weight_sized(x[0].rows(a, b), d[0].rows(a, b), dw.view_mut(), size)?;
+                }
                 Ok(vec![Some(dx), Some(dw), None, None])
             })
         }),
@@ -108,6 +114,36 @@ fn swiglu(dtype: DType, m: usize, f: usize, k: usize, size: Size) -> Case {
         backward: None,
         flops: (4 * m * f * k) as f64,
         bytes: (2 * f * k * dtype.size() + 4 * m * (f + k)) as f64,
+        bench: false,
+    }
+}
+
+/// The product with a weight that is stored [K, N].
+fn transposed(dtype: DType, m: usize, n: usize, k: usize) -> Case {
+    fn spec<R: crate::real::Real>(x: &[Vec<R>], n: usize, k: usize) -> Vec<Vec<R>> {
+        let w: Vec<R> = (0..n * k).map(|i| x[1][i % k * n + i / k]).collect();
+        vec![naive::forward(&x[0], &w, None, k)]
+    }
+    let mut rng = Rng::new((m * 7919 + n * 31 + k) as u64);
+    Case {
+        id: format!("transposed_{}", id(dtype, m, n, k, Size::Auto)),
+        inputs: vec![
+            Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, DType::F32) },
+            Input { name: "w", tensor: rng.tensor(&[k, n], 1.0 / (k as f64).sqrt(), dtype) },
+        ],
+        spec: match dtype {
+            DType::F32 => spec!(f32, |x| spec(&x, n, k)),
+            DType::F16 => spec!(F16, |x| spec(&x, n, k)),
+            _ => spec!(Bf16, |x| spec(&x, n, k)),
+        },
+        run: Box::new(move |x| {
+            let mut y = Tensor::empty_on(x[0].device(), [m, n], DType::F32)?;
+            forward(x[0].view(), &Packed::transposed(x[1].view())?, None, Into::Store, y.view_mut())?;
+            Ok(vec![y])
+        }),
+        backward: None,
+        flops: (2 * m * n * k) as f64,
+        bytes: (n * k * dtype.size() + 4 * m * (n + k)) as f64,
         bench: false,
     }
 }

@@ -140,6 +140,9 @@ fn widen(b: u16) -> f32 {
 
 pub fn backward_weight(x: &[f32], dy: &[f32], m: usize, n: usize, k: usize, dw: &mut [f32]) {
     const N: usize = 24;
+    if m == 0 {
+        return;
+    }
     par::for_each_chunk(dw, N * k, |i, dw| {
         let cols = dw.len() / k;
         // dw[j, :] += sum_t dy[t, j] x[t, :]

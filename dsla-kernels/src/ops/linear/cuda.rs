@@ -173,10 +173,11 @@ const BLOCKS: usize = 256;
 const CHUNK: usize = 128;
 
 /// dW += dy^T x.
-pub fn backward_weight(x: View, dy: View, dw: &mut ViewMut, [m, n, k]: [usize; 3]) -> Result<()> {
+pub fn backward_weight(x: View, dy: View, dw: &mut ViewMut, [m, n, k]: [usize; 3], size: Size) -> Result<()> {
     let device = x.device();
     let tiles = |tile: usize| n.div_ceil(tile) * k.div_ceil(tile);
-    let (name, tile) = if tiles(128) >= BLOCKS { ("128", 128) } else { ("64", 64) };
+    let large = size == Size::Large || size == Size::Auto && tiles(128) >= BLOCKS;
+    let (name, tile) = if large { ("128", 128) } else { ("64", 64) };
     let tiles = tiles(tile);
     let splits = (BLOCKS / tiles.max(1)).clamp(1, m.div_ceil(CHUNK).max(1));
     let chunk = m.div_ceil(splits).next_multiple_of(16);

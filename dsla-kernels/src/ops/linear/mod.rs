@@ -87,10 +87,14 @@ fn forward_swiglu_sized(x: View, w: &Packed, mut y: ViewMut, size: Size) -> Resu
 /// (dx = dy W is [`forward`] with the transposed weight packed.)
 ///
 /// Errors: a shape, dtype or device that does not fit; no memory on the device.
-pub fn backward_weight(x: View, dy: View, mut dw: ViewMut) -> Result<()> {
+pub fn backward_weight(x: View, dy: View, dw: ViewMut) -> Result<()> {
+    backward_weight_sized(x, dy, dw, Size::Auto)
+}
+
+fn backward_weight_sized(x: View, dy: View, mut dw: ViewMut, size: Size) -> Result<()> {
     let ([m, k], [_, n]) = (x.dims(OP, "x")?, dy.dims(OP, "dy")?);
     if x.device() != Device::Cpu {
-        return cuda::backward_weight(x, dy, &mut dw, [m, n, k]);
+        return cuda::backward_weight(x, dy, &mut dw, [m, n, k], size);
     }
     let (xs, dys) = (x.expect_f32(OP, "x", &[m, k])?, dy.expect_f32(OP, "dy", &[m, n])?);
     let dws = dw.expect_f32(OP, "dw", &[n, k])?;

@@ -1,7 +1,7 @@
 //! Cases: prefill, chunked prefill, decode, paged decode; odd lengths; grouped heads; f32, bf16 and f16 caches.
 
 use super::{Dims, Paged, backward, forward, naive, paged_decode};
-use crate::case::{Case, Input, Rng};
+use crate::case::{Backward, Case, Input, Rng};
 use crate::{DType, Tensor, spec};
 
 /// Every case of this op.
@@ -107,7 +107,8 @@ fn case(n: Dims, dtype: DType) -> Case {
             forward(x[0].view(), x[1].view(), x[2].view(), out.view_mut())?;
             Ok(vec![out])
         }),
-        backward: Some(Box::new(move |x, d_out| {
+        // The gradients of q and k of a single key are zero: nothing to compare rounding with.
+        backward: (s > 1 || d < 64).then(|| -> Backward { Box::new(move |x, d_out| {
             let mut out = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
             forward(x[0].view(), x[1].view(), x[2].view(), out.view_mut())?;
             let empty = |x: &Tensor| Tensor::empty_on(x.device(), x.shape(), DType::F32);
@@ -115,7 +116,7 @@ fn case(n: Dims, dtype: DType) -> Case {
             let (q, k, v) = (x[0].view(), x[1].view(), x[2].view());
             backward(q, k, v, out.view(), d_out[0].view(), dq.view_mut(), dk.view_mut(), dv.view_mut())?;
             Ok(vec![Some(dq), Some(dk), Some(dv)])
-        })),
+        })}),
         flops: (4 * h * d) as f64 * (t as f64 * (s - t) as f64 + (t * (t + 1)) as f64 / 2.0),
         bytes: (8 * t * h * d + 2 * s * g * d * dtype.size()) as f64,
         bench: t * s > 100_000 || s == 4096,

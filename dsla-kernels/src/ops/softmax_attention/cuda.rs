@@ -3,18 +3,19 @@
 use super::{Dims, OP, Paged};
 use crate::cuda::{Launch, Source, launch};
 use crate::{
-    DType::{F32, U32},
+    DType::{BF16, F32, U32},
     Error, Result, Tensor, View, ViewMut,
 };
 
 const KEYS: &[&str] = &["f32", "bf16", "f16"];
 const SIZES: &[&str] = &["64", "128"];
 
-static PREFILL: Source = Source::new(
-    "softmax_attention_prefill",
-    include_str!("prefill.ptx"),
-    &[("T", &["bf16", "f16"]), ("D", SIZES)],
-);
+static PREFILL: Source = Source {
+    name: "softmax_attention_prefill",
+    text: include_str!("prefill.ptx"),
+    axes: &[("T", &["bf16", "f16"]), ("D", SIZES), ("OUT", &["out", "lse"])],
+    skip: |v| v[0] == "f16" && v[2] == "lse",
+};
 static DECODE: Source = Source::new(
     "softmax_attention_decode",
     include_str!("decode.ptx"),
@@ -25,8 +26,17 @@ static COMBINE: Source = Source::new("softmax_attention_combine", include_str!("
 static SIMT: Source =
     Source::new("softmax_attention_simt", include_str!("simt.ptx"), &[("T", KEYS), ("D", SIZES)]);
 
+static PACK: Source = Source::new("softmax_attention_pack", include_str!("pack.ptx"), &[("D", SIZES)]);
+/// dk and dv together need more registers than there are at D = 128.
+static BACKWARD: Source = Source {
+    name: "softmax_attention_backward",
+    text: include_str!("backward.ptx"),
+    axes: &[("ROLE", &["dq", "dkv", "dk", "dv"]), ("D", SIZES)],
+    skip: |v| matches!((v[0], v[1]), ("dkv", "128") | ("dk" | "dv", "64")),
+};
+
 /// The kernel sources of this op.
-pub(crate) static SOURCES: &[&Source] = &[&PREFILL, &DECODE, &COMBINE, &SIMT];
+pub(crate) static SOURCES: &[&Source] = &[&PREFILL, &DECODE, &COMBINE, &SIMT, &PACK, &BACKWARD];
 
 /// Keys of a split of a decode: fixed, so that no bit depends on what else is in the batch.
 const SPLIT: usize = 128;
@@ -63,7 +73,7 @@ pub fn forward(q: View, k: View, v: View, out: &mut ViewMut, n: Dims) -> Result<
         let kernel = launch(OP, q.device(), &SIMT, &["f32", d], "softmax_attention_simt_fwd")?;
         (kernel, rows.div_ceil(kept(n.d)), shared(n.d, 1, 2, 1))
     } else {
-        let kernel = launch(OP, q.device(), &PREFILL, &[dtype.name(), d], "softmax_attention_prefill")?;
+        let kernel = launch(OP, q.device(), &PREFILL, &[dtype.name(), d, "out"], "softmax_attention_prefill")?;
         (kernel, rows.div_ceil(ROWS), if n.d == 64 { 32 << 10 } else { 64 << 10 })
     };
     kernel
@@ -192,6 +202,48 @@ pub fn backward(
     let mut lse = Tensor::empty_on(device, of_rows, F32)?;
     let mut delta = Tensor::empty_on(device, of_rows, F32)?;
     let sizes = |kernel: Launch| kernel.u32("t", n.t).u32("s", n.s).u32("g", n.g).u32("group", group);
+    if dtype == BF16 {
+        let packed = [n.g, rows, n.d];
+        let mut q16 = Tensor::empty_on(device, packed, BF16)?;
+        let mut d_out16 = Tensor::empty_on(device, packed, BF16)?;
+        launch(OP, device, &PACK, &[d], "softmax_attention_pack")?
+            .input("q", q, F32, &of_q)
+            .input("out", out, F32, &of_q)
+            .input("d_out", d_out, F32, &of_q)
+            .output("q16", &mut q16.view_mut(), BF16, &packed)
+            .output("d_out16", &mut d_out16.view_mut(), BF16, &packed)
+            .output("delta", &mut delta.view_mut(), F32, &of_rows)
+            .u32("t", n.t)
+            .u32("g", n.g)
+            .u32("group", group)
+            .run((n.t * n.h * n.d).div_ceil(1024), 256, 0)?;
+        let kernel = launch(OP, device, &PREFILL, &["bf16", d, "lse"], "softmax_attention_lse")?
+            .input("q", q, F32, &of_q)
+            .input("k", k, dtype, &of_k)
+            .output("lse", &mut lse.view_mut(), F32, &of_rows);
+        sizes(kernel).run(rows.div_ceil(ROWS) * n.g, 256, if n.d == 64 { 32 << 10 } else { 64 << 10 })?;
+
+        let shared = 16_384 + 512 + 512 * n.d;
+        let role = |role| launch(OP, device, &BACKWARD, &[role, d], "softmax_attention_backward");
+        let rows_side = |kernel: Launch, a, b| {
+            kernel.input(a, q16.view(), BF16, &packed).input(b, d_out16.view(), BF16, &packed)
+        };
+        let keys_side = |kernel: Launch, a, b| kernel.input(a, k, BF16, &of_k).input(b, v, BF16, &of_k);
+        let stats = |kernel: Launch| {
+            kernel.input("lse", lse.view(), F32, &of_rows).input("delta", delta.view(), F32, &of_rows)
+        };
+        let kernel = stats(keys_side(rows_side(role("dq")?, "x", "y"), "a", "b"));
+        let kernel = kernel.output("first", dq, F32, &of_q).null("second");
+        sizes(kernel).run(rows.div_ceil(ROWS) * n.g, 256, shared)?;
+        let keys = |name| Ok::<_, Error>(stats(rows_side(keys_side(role(name)?, "x", "y"), "a", "b")));
+        let grid = n.s.div_ceil(ROWS) * n.g;
+        if n.d == 64 {
+            let kernel = keys("dkv")?.output("first", dk, F32, &of_k).output("second", dv, F32, &of_k);
+            return sizes(kernel).run(grid, 256, shared);
+        }
+        sizes(keys("dk")?.output("first", dk, F32, &of_k).null("second")).run(grid, 256, shared)?;
+        return sizes(keys("dv")?.null("first").output("second", dv, F32, &of_k)).run(grid, 256, shared);
+    }
     let tiles = |rows: usize| rows.div_ceil(kept(n.d)) * n.g;
 
     let kernel = launch(OP, device, &SIMT, &[dtype.name(), d], "softmax_attention_simt_stats")?
