@@ -19,7 +19,7 @@ pub fn cases() -> Vec<Case> {
     ]
     .map(|(t, v, scale, distance)| case(t, v, scale, distance))
     .into_iter()
-    .chain([(1, 1), (33, 63), (40, 1000), (16, 49_152)].map(|(t, v)| agree_case(t, v)))
+    .chain([(1, 1), (33, 63), (40, 1003), (9, 4000), (16, 49_152)].map(|(t, v)| agree_case(t, v)))
     .collect()
 }
 
