@@ -2,19 +2,20 @@
 //! at any element, ties, batches.
 
 mod common;
+#[path = "common/cuda.rs"]
+mod cuda;
 use common::*;
+use cuda::Driver;
 use dsla_kernels::case::Rng;
-use dsla_kernels::ops::{copy, cross_entropy, embedding, kl_div, rope, sample};
+use dsla_kernels::ops::{copy, cross_entropy, embedding, kl_div, rms_norm, rope, sample};
 use dsla_kernels::{DType, Device, Error, Slice, Tensor};
-use ptxsim_cuda::{Fake, Options};
+use ptxsim_cuda::Options;
 
 const GPU: Device = Device::Cuda(0);
 const INF: f32 = f32::INFINITY;
 
-fn fake() -> Fake {
-    let fake = Fake::install().expect("the fake driver is built beside this test");
-    fake.set(&Options { perturb: Some(5), schedule: 5, reorder: 5, ..Options::default() });
-    fake
+fn fake() -> Driver {
+    Driver::install(&Options { perturb: Some(5), schedule: 5, reorder: 5, ..Options::default() })
 }
 
 fn there(t: Tensor) -> Tensor {
@@ -237,5 +238,28 @@ fn views_start_at_any_element() {
         }
         let part = device.rows(3, 11).to_tensor().unwrap();
         assert_eq!(f32s(&part), host.rows(3, 11).to_tensor().unwrap().to_vec_f32());
+    }
+}
+
+#[test]
+fn parameter_gradients_are_added() {
+    let (_lock, _fake) = (serial(), fake());
+    let mut rng = Rng::new(4);
+    let x = rng.tensor(&[5, 40], 1.0, DType::F32);
+    let (w, dy) = (rng.tensor(&[40], 1.0, DType::F32), rng.tensor(&[5, 40], 1.0, DType::F32));
+    let run = |device: Device| {
+        let at = |t: &Tensor| t.to_device(device).unwrap();
+        let mut dx = Tensor::empty_on(device, [5, 40], DType::F32).unwrap();
+        let mut dw = at(&Tensor::from_f32([40], vec![100.0; 40]));
+        let (x, w, dy) = (at(&x), at(&w), at(&dy));
+        rms_norm::backward(x.view(), w.view(), 1e-5, dy.view(), dx.view_mut(), Some(dw.view_mut())).unwrap();
+        // Without dw nothing else changes.
+        let mut alone = Tensor::empty_on(device, [5, 40], DType::F32).unwrap();
+        rms_norm::backward(x.view(), w.view(), 1e-5, dy.view(), alone.view_mut(), None).unwrap();
+        assert_eq!(f32s(&alone), f32s(&dx));
+        f32s(&dw)
+    };
+    for (a, b) in run(Device::Cpu).iter().zip(run(GPU)) {
+        assert!((a - b).abs() < 1e-4 && (a - 100.0).abs() < 20.0, "got {b}, want {a}");
     }
 }

@@ -8,7 +8,7 @@ use crate::{DType, Device, Tensor, spec};
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for dtype in [DType::F32, DType::BF16, DType::F16] {
-        for (v, t, c) in [(1, 1, 1), (5, 63, 7), (100, 33, 100), (7, 600, 1100), (4096, 512, 576)] {
+        for (v, t, c) in [(1, 1, 1), (5, 63, 7), (100, 33, 100), (7, 600, 9), (3, 5, 1100), (4096, 512, 576)] {
             all.push(case(v, t, c, dtype, false));
         }
     }

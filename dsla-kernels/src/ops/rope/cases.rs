@@ -3,7 +3,7 @@
 use super::{Table, backward, forward, forward_cache, naive};
 use crate::case::{Case, Input, Rng};
 use crate::real::{Bf16, F16, Real};
-use crate::{DType, Device, Tensor, spec};
+use crate::{DType, Device, spec};
 
 const POSITIONS: usize = 3000;
 

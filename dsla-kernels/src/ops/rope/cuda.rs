@@ -13,7 +13,7 @@ static ROPE: Source =
 pub(crate) static SOURCES: &[&Source] = &[&ROPE];
 
 /// In place.
-pub fn rotate(arg: &'static str, x: &mut ViewMut, positions: View, table: &Table, turn: Turn, [t, h, d]: [usize; 3]) -> Result<()> {
+pub(super) fn rotate(arg: &'static str, x: &mut ViewMut, positions: View, table: &Table, turn: Turn, [t, h, d]: [usize; 3]) -> Result<()> {
     let v = vector(d / 2, &[], &[x]);
     let mut hold = None;
     let positions = indices(OP, "positions", positions, table.positions(), x.device(), &mut hold)?;
@@ -25,7 +25,7 @@ pub fn rotate(arg: &'static str, x: &mut ViewMut, positions: View, table: &Table
 }
 
 /// Into rows of a cache.
-pub fn into(x: View, positions: View, table: &Table, y: &mut ViewMut, shape: [usize; 3]) -> Result<()> {
+pub(super) fn into(x: View, positions: View, table: &Table, y: &mut ViewMut, shape: [usize; 3]) -> Result<()> {
     let v = vector(shape[2] / 2, &[x], &[y]);
     let mut hold = None;
     let positions = indices(OP, "positions", positions, table.positions(), x.device(), &mut hold)?;

@@ -62,7 +62,7 @@ pub fn backward(dx: ViewMut, positions: View, table: &Table) -> Result<()> {
 /// keep what they hold.
 ///
 /// Errors: as [`forward`]; rows past the end of the cache (`Error::Argument`).
-pub fn forward_cache(x: View, positions: View, table: &Table, mut cache: ViewMut, at: usize) -> Result<()> {
+pub fn forward_cache(x: View, positions: View, table: &Table, cache: ViewMut, at: usize) -> Result<()> {
     let shape @ [t, h, d] = dims("x", &x, table)?;
     let cached = cache.shape();
     match cached.dims() {
