@@ -20,12 +20,15 @@
 //! One pass over a whole sequence, any split into calls, and token-by-token decode are the same function to rounding.
 
 mod backward;
+mod batch;
 pub mod cases;
 mod chunk;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
 mod step;
+
+pub use batch::{BatchArgs, BatchDims, Place, Pool, decode_batch};
 
 use crate::{Device, Error, Result, View, ViewMut};
 
@@ -47,9 +50,9 @@ pub enum Normalizer {
 pub struct Args<'a> {
     /// Rotated queries [T, H, D] f32; read only with a window.
     pub q: View<'a>,
-    /// Window keys [R + T, G, D], f32 or bf16.
+    /// Window keys [R + T, G, D], f32, bf16 or f16.
     pub k: View<'a>,
-    /// Values [R + T, G, D], f32 or bf16.
+    /// Values [R + T, G, D], f32, bf16 or f16 (on a device of the keys' type).
     pub v: View<'a>,
     /// Keys of the first N positions [N, G, D]; a query sees those that have left its window.
     pub sink_k: View<'a>,
@@ -121,28 +124,17 @@ impl Args<'_> {
         let [_, _, f] = self.phi_q.dims(OP, "phi_q")?;
         let [_, _, _, e] = self.log_decay.dims(OP, "log_decay")?;
         let w = self.window;
-        if g == 0 || h % g != 0 {
-            return Err(Error::Argument { op: OP, arg: "heads", got: format!("{h} query and {g} kv heads"), want: "a multiple".into() });
-        }
         if total < t || total - t > w {
             return Err(Error::Argument { op: OP, arg: "k", got: format!("{total} keys for {t} tokens"), want: format!("at most {w} more") });
         }
-        if w > 0 && self.normalizer != Normalizer::Sum {
-            return Err(Error::Argument { op: OP, arg: "normalizer", got: format!("{:?}", self.normalizer), want: "Sum with a window".into() });
-        }
-        if e != 1 && e != f {
-            return Err(Error::Argument { op: OP, arg: "log_decay", got: format!("{e} decays per head"), want: format!("1 or {f}") });
-        }
         let [sinks, _, _] = self.sink_k.dims(OP, "sink_k")?;
-        if sinks > 0 && w == 0 {
-            return Err(Error::Argument { op: OP, arg: "sink_k", got: format!("{sinks} sinks"), want: "none without a window".into() });
-        }
         for (x, arg) in [(&self.sink_k, "sink_k"), (&self.sink_v, "sink_v")] {
             x.expect_shape(OP, arg, &[sinks, g, d])?;
             crate::vec::expect_float(x, OP, arg)?;
         }
         let l = total.saturating_sub(w);
         let n = Dims { t, r: total - t, l, h, g, d, f, e, w, n: sinks, position: self.position };
+        check_heads(n, self.normalizer)?;
         if self.q.device() != Device::Cpu {
             // The launches check every argument.
             return Ok(n);
@@ -160,6 +152,25 @@ impl Args<'_> {
         self.slope.expect_f32(OP, "slope", &[h])?;
         Ok(n)
     }
+}
+
+/// What must hold of the sizes of a call or a batch.
+fn check_heads(n: Dims, normalizer: Normalizer) -> Result<()> {
+    let Dims { h, g, f, e, w, n: sinks, .. } = n;
+    let wrong = |arg, got: String, want: String| Err(Error::Argument { op: OP, arg, got, want });
+    if g == 0 || h % g != 0 {
+        return wrong("heads", format!("{h} query and {g} kv heads"), "a multiple".into());
+    }
+    if w > 0 && normalizer != Normalizer::Sum {
+        return wrong("normalizer", format!("{normalizer:?}"), "Sum with a window".into());
+    }
+    if e != 1 && e != f {
+        return wrong("log_decay", format!("{e} decays per head"), format!("1 or {f}"));
+    }
+    if sinks > 0 && w == 0 {
+        return wrong("sink_k", format!("{sinks} sinks"), "none without a window".into());
+    }
+    Ok(())
 }
 
 /// The two states of a layer and their sums of features, updated in place.
@@ -198,7 +209,7 @@ pub fn forward(args: &Args, state: State, saved: Option<Saved>, out: ViewMut) ->
 }
 
 /// Fold: what the states would hold after these L tokens, with nothing read. phi_k: [L, G, F] f32;
-/// v: [L, G, D] f32 or bf16; log_decay: [L, 2, G, E] f32.
+/// v: [L, G, D] f32, bf16 or f16; log_decay: [L, 2, G, E] f32.
 pub fn fold(phi_k: View, v: View, log_decay: View, state: State) -> Result<()> {
     let [l, g, f] = phi_k.dims(OP, "phi_k")?;
     let [_, _, d] = v.dims(OP, "v")?;
