@@ -1,6 +1,9 @@
 //! Launches of the PTX kernels.
 
+mod backward;
 mod chunk;
+
+pub use backward::{Forward, backward};
 
 use super::{Args, BatchArgs, BatchDims, Dims, Normalizer, OP, Pool};
 use crate::cuda::{Source, launch};
@@ -16,7 +19,17 @@ static WINDOW: Source = Source::new(
 );
 
 /// The kernel sources of this op.
-pub(crate) static SOURCES: &[&Source] = &[&RECURRENT, &WINDOW, &chunk::STATES, &chunk::CHUNK];
+pub(crate) static SOURCES: &[&Source] = &[
+    &RECURRENT,
+    &WINDOW,
+    &chunk::STATES,
+    &chunk::CHUNK,
+    &backward::LINEAR,
+    &backward::CHUNK,
+    &backward::SUMS,
+    &backward::VALUE,
+    &backward::WINDOW,
+];
 
 /// Fewer tokens than this go one by one.
 const FEW: usize = 16;
