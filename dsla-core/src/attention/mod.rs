@@ -5,7 +5,7 @@ mod pool;
 mod softmax;
 
 pub use dsla::{DslaAttention, DslaState, Saved};
-pub use pool::{KvPool, Places};
+pub use pool::{DslaPool, KvPool, Places};
 pub use softmax::{KvCache, softmax_attention};
 
 use dsla_kernels::ops::copy;
