@@ -108,15 +108,17 @@ fn case(n: Dims, dtype: DType) -> Case {
             Ok(vec![out])
         }),
         // The gradients of q and k of a single key are zero: nothing to compare rounding with.
-        backward: (s > 1 || d < 64).then(|| -> Backward { Box::new(move |x, d_out| {
-            let mut out = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
-            forward(x[0].view(), x[1].view(), x[2].view(), out.view_mut())?;
-            let empty = |x: &Tensor| Tensor::empty_on(x.device(), x.shape(), DType::F32);
-            let (mut dq, mut dk, mut dv) = (empty(&x[0])?, empty(&x[1])?, empty(&x[2])?);
-            let (q, k, v) = (x[0].view(), x[1].view(), x[2].view());
-            backward(q, k, v, out.view(), d_out[0].view(), dq.view_mut(), dk.view_mut(), dv.view_mut())?;
-            Ok(vec![Some(dq), Some(dk), Some(dv)])
-        })}),
+        backward: (s > 1 || d < 64).then(|| -> Backward {
+            Box::new(move |x, d_out| {
+                let mut out = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
+                forward(x[0].view(), x[1].view(), x[2].view(), out.view_mut())?;
+                let empty = |x: &Tensor| Tensor::empty_on(x.device(), x.shape(), DType::F32);
+                let (mut dq, mut dk, mut dv) = (empty(&x[0])?, empty(&x[1])?, empty(&x[2])?);
+                let (q, k, v) = (x[0].view(), x[1].view(), x[2].view());
+                backward(q, k, v, out.view(), d_out[0].view(), dq.view_mut(), dk.view_mut(), dv.view_mut())?;
+                Ok(vec![Some(dq), Some(dk), Some(dv)])
+            })
+        }),
         flops: (4 * h * d) as f64 * (t as f64 * (s - t) as f64 + (t * (t + 1)) as f64 / 2.0),
         bytes: (8 * t * h * d + 2 * s * g * d * dtype.size()) as f64,
         bench: t * s > 100_000 || s == 4096,

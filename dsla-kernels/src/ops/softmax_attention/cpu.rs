@@ -187,7 +187,17 @@ fn decode(q: &[f32], k: &Rows, v: &Rows, n: Dims, out: &mut [f32]) {
     }
 }
 
-pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+pub fn backward(
+    q: &[f32],
+    k: View,
+    v: View,
+    n: Dims,
+    out: &[f32],
+    d_out: &[f32],
+    dq: &mut [f32],
+    dk: &mut [f32],
+    dv: &mut [f32],
+) {
     dq.fill(0.0);
     dk.fill(0.0);
     dv.fill(0.0);
@@ -197,7 +207,8 @@ pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32]
     par::for_each(n.g, |g| {
         let mut block = Block::new(n);
         let (mut a, mut da) = (vec![0.0; TILE * BLOCK], vec![0.0; TILE * BLOCK]);
-        let (mut dkb, mut dvb, mut vt) = (vec![0.0; BLOCK * n.d], vec![0.0; BLOCK * n.d], vec![0.0; BLOCK * n.d]);
+        let (mut dkb, mut dvb, mut vt) =
+            (vec![0.0; BLOCK * n.d], vec![0.0; BLOCK * n.d], vec![0.0; BLOCK * n.d]);
         // log-sum-exp per (query, head of the group), by one pass over the keys first.
         let mut stats = vec![(f32::NEG_INFINITY, 0.0f32); n.t * group];
         for pass in 0..2 {
@@ -233,7 +244,8 @@ pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32]
                             let (peak, sum) = stats[(t0 + r) * group + i];
                             let at = (row + r * n.h) * n.d;
                             let along = dot(&out[at..at + n.d], &d_out[at..at + n.d]);
-                            let (x, dx) = (&mut a[r * cols..(r + 1) * cols], &mut da[r * cols..(r + 1) * cols]);
+                            let (x, dx) =
+                                (&mut a[r * cols..(r + 1) * cols], &mut da[r * cols..(r + 1) * cols]);
                             exp_sub_sum(x, peak);
                             for (x, dx) in x.iter_mut().zip(dx) {
                                 *x /= sum;
@@ -241,9 +253,21 @@ pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32]
                             }
                         }
                         gemm(Into::Add, cols, n.d, m, transposed(a, cols), d_o, n.h * n.d, &mut dvb, n.d);
-                        gemm(Into::Add, cols, n.d, m, transposed(da, cols), &q[row * n.d..], n.h * n.d, &mut dkb, n.d);
+                        gemm(
+                            Into::Add,
+                            cols,
+                            n.d,
+                            m,
+                            transposed(da, cols),
+                            &q[row * n.d..],
+                            n.h * n.d,
+                            &mut dkb,
+                            n.d,
+                        );
                         // SAFETY: query rows of heads of kv head g are this task's alone.
-                        let dq = unsafe { std::slice::from_raw_parts_mut(qp.get().add(row * n.d), (m - 1) * n.h * n.d + n.d) };
+                        let dq = unsafe {
+                            std::slice::from_raw_parts_mut(qp.get().add(row * n.d), (m - 1) * n.h * n.d + n.d)
+                        };
                         gemm(Into::Add, m, n.d, cols, rows(da, cols), &block.k, n.d, dq, n.h * n.d);
                     }
                 }
@@ -252,8 +276,10 @@ pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32]
                         let at = ((j0 + j) * n.g + g) * n.d;
                         // SAFETY: keys of kv head g are this task's alone.
                         unsafe {
-                            std::slice::from_raw_parts_mut(kp.get().add(at), n.d).copy_from_slice(&dkb[j * n.d..(j + 1) * n.d]);
-                            std::slice::from_raw_parts_mut(vp.get().add(at), n.d).copy_from_slice(&dvb[j * n.d..(j + 1) * n.d]);
+                            std::slice::from_raw_parts_mut(kp.get().add(at), n.d)
+                                .copy_from_slice(&dkb[j * n.d..(j + 1) * n.d]);
+                            std::slice::from_raw_parts_mut(vp.get().add(at), n.d)
+                                .copy_from_slice(&dvb[j * n.d..(j + 1) * n.d]);
                         }
                     }
                 }

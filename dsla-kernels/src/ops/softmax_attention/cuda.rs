@@ -23,11 +23,8 @@ static DECODE: Source = Source::new(
 );
 static COMBINE: Source = Source::new("softmax_attention_combine", include_str!("combine.ptx"), &[]);
 
-static SIMT: Source = Source::new(
-    "softmax_attention_simt",
-    include_str!("simt.ptx"),
-    &[("T", &["f32", "f16"]), ("D", SIZES)],
-);
+static SIMT: Source =
+    Source::new("softmax_attention_simt", include_str!("simt.ptx"), &[("T", &["f32", "f16"]), ("D", SIZES)]);
 
 static PACK: Source = Source::new("softmax_attention_pack", include_str!("pack.ptx"), &[("D", SIZES)]);
 /// dk and dv together need more registers than there are at D = 128.
@@ -52,7 +49,12 @@ fn head_dim(d: usize) -> Result<&'static str> {
     match d {
         64 => Ok("64"),
         128 => Ok("128"),
-        _ => Err(Error::Argument { op: OP, arg: "head_dim", got: d.to_string(), want: "64 or 128 on cuda".into() }),
+        _ => Err(Error::Argument {
+            op: OP,
+            arg: "head_dim",
+            got: d.to_string(),
+            want: "64 or 128 on cuda".into(),
+        }),
     }
 }
 
@@ -76,7 +78,8 @@ pub fn forward(q: View, k: View, v: View, out: &mut ViewMut, n: Dims) -> Result<
         let kernel = launch(OP, q.device(), &SIMT, &["f32", d], "softmax_attention_simt_fwd")?;
         (kernel, rows.div_ceil(kept(n.d)), shared(n.d, 1, 2, 1))
     } else {
-        let kernel = launch(OP, q.device(), &PREFILL, &[dtype.name(), d, "out"], "softmax_attention_prefill")?;
+        let kernel =
+            launch(OP, q.device(), &PREFILL, &[dtype.name(), d, "out"], "softmax_attention_prefill")?;
         (kernel, rows.div_ceil(ROWS), prefill_shared(n.d))
     };
     kernel
@@ -107,15 +110,7 @@ fn shared(d: usize, kept_tiles: usize, others: usize, weights: usize) -> usize {
     kept_tiles * kept(d) * stride + others * 32 * stride + weights * kept(d) * 144
 }
 
-pub fn paged(
-    q: View,
-    k: View,
-    v: View,
-    table: View,
-    lens: View,
-    out: &mut ViewMut,
-    n: Paged,
-) -> Result<()> {
+pub fn paged(q: View, k: View, v: View, table: View, lens: View, out: &mut ViewMut, n: Paged) -> Result<()> {
     head_dim(n.d)?;
     let cache = Cache {
         k,
@@ -155,14 +150,19 @@ fn decode(q: View, x: &Cache, out: &mut ViewMut, [b, h, g, d]: [usize; 4]) -> Re
     let chunks = group.div_ceil(heads.parse().unwrap_or(1));
     let mut acc = Tensor::empty_on(device, [b, splits, h, d], F32)?;
     let mut stats = Tensor::empty_on(device, [b, splits, h, 2], F32)?;
-    let kernel = launch(OP, device, &DECODE, &[dtype.name(), head_dim(d)?, heads], "softmax_attention_decode")?
-        .input("q", q, F32, &[b, h, d])
-        .input("k", x.k, dtype, x.shape)
-        .input("v", x.v, dtype, x.shape);
+    let kernel =
+        launch(OP, device, &DECODE, &[dtype.name(), head_dim(d)?, heads], "softmax_attention_decode")?
+            .input("q", q, F32, &[b, h, d])
+            .input("k", x.k, dtype, x.shape)
+            .input("v", x.v, dtype, x.shape);
     match x.table {
-        Some((table, lens)) => kernel
-            .input_aligned("table", table, U32, &[b, x.pages], 4)
-            .input_aligned("lens", lens, U32, &[b], 4),
+        Some((table, lens)) => kernel.input_aligned("table", table, U32, &[b, x.pages], 4).input_aligned(
+            "lens",
+            lens,
+            U32,
+            &[b],
+            4,
+        ),
         None => kernel.null("table").null("lens"),
     }
     .output("acc", &mut acc.view_mut(), F32, &[b, splits, h, d])
@@ -249,9 +249,13 @@ impl Gradient<'_> {
 
     fn stats(&self, kernel: Launch, lse: &Tensor, delta: &Tensor) -> Launch {
         let shape = [self.n.g, self.rows];
-        kernel
-            .input_aligned("lse", lse.view(), F32, &shape, 4)
-            .input_aligned("delta", delta.view(), F32, &shape, 4)
+        kernel.input_aligned("lse", lse.view(), F32, &shape, 4).input_aligned(
+            "delta",
+            delta.view(),
+            F32,
+            &shape,
+            4,
+        )
     }
 
     fn tensor_cores(

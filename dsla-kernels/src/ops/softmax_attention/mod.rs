@@ -59,23 +59,21 @@ fn heads(h: usize, g: usize) -> Result<()> {
     Ok(())
 }
 
-/// Keys and values of one float type.
-fn floats(k: &View, v: &View) -> Result<()> {
-    if k.dtype() == DType::U32 {
-        return Err(Error::DType { op: OP, arg: "k", got: k.dtype(), want: "f32, bf16 or f16" });
+/// Keys and values of one float type, all on the device of q.
+fn keys(q: &View, k: (&View, &'static str), v: (&View, &'static str), want: &[usize]) -> Result<()> {
+    let (dtype, device) = (k.0.dtype(), q.device());
+    if dtype == DType::U32 {
+        return Err(Error::DType { op: OP, arg: k.1, got: dtype, want: "f32, bf16 or f16" });
     }
-    if v.dtype() != k.dtype() {
-        return Err(Error::DType { op: OP, arg: "v", got: v.dtype(), want: k.dtype().name() });
-    }
-    Ok(())
+    k.0.expect_on(OP, k.1, device, dtype, want)?;
+    v.0.expect_on(OP, v.1, device, dtype, want)
 }
 
 fn dims(q: &View, k: &View, v: &View) -> Result<Dims> {
     let ([t, h, d], [s, g, _]) = (q.dims(OP, "q")?, k.dims(OP, "k")?);
-    k.expect_shape(OP, "k", &[s, g, d])?;
-    v.expect_shape(OP, "v", &[s, g, d])?;
+    q.expect_on(OP, "q", q.device(), DType::F32, &[t, h, d])?;
+    keys(q, (k, "k"), (v, "v"), &[s, g, d])?;
     heads(h, g)?;
-    floats(k, v)?;
     if s < t {
         let got = format!("{s} keys for {t} queries");
         return Err(Error::Argument { op: OP, arg: "k", got, want: "at least one each".into() });
@@ -89,12 +87,12 @@ fn dims(q: &View, k: &View, v: &View) -> Result<Dims> {
 /// On a GPU D is 64 or 128, and above 8 queries q is rounded to the dtype of k.
 pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
     let n = dims(&q, &k, &v)?;
+    out.as_view().expect_on(OP, "out", q.device(), DType::F32, &[n.t, n.h, n.d])?;
     if q.device() != Device::Cpu {
         return cuda::forward(q, k, v, &mut out, n);
     }
     let q = q.expect_f32(OP, "q", &[n.t, n.h, n.d])?;
     let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
-    host(&[("k", k), ("v", v)])?;
     cpu::forward(q, k, v, n, out);
     Ok(())
 }
@@ -108,29 +106,41 @@ pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
 ///
 /// Errors: shapes and dtypes; a page size that is no power of two; on the host, lengths beyond the table and pages
 /// beyond the pool (a GPU cannot tell: it takes the longest length and the last page instead, and never reads outside).
-pub fn paged_decode(q: View, k_pool: View, v_pool: View, table: View, lens: View, mut out: ViewMut) -> Result<()> {
+pub fn paged_decode(
+    q: View,
+    k_pool: View,
+    v_pool: View,
+    table: View,
+    lens: View,
+    mut out: ViewMut,
+) -> Result<()> {
     let ([b, h, d], [p, page, g, _]) = (q.dims(OP, "q")?, k_pool.dims(OP, "k_pool")?);
     let [_, pages] = table.dims(OP, "table")?;
-    k_pool.expect_shape(OP, "k_pool", &[p, page, g, d])?;
-    v_pool.expect_shape(OP, "v_pool", &[p, page, g, d])?;
-    table.expect_shape(OP, "table", &[b, pages])?;
-    lens.expect_shape(OP, "lens", &[b])?;
+    let device = q.device();
+    q.expect_on(OP, "q", device, DType::F32, &[b, h, d])?;
+    keys(&q, (&k_pool, "k_pool"), (&v_pool, "v_pool"), &[p, page, g, d])?;
+    table.expect_on(OP, "table", device, DType::U32, &[b, pages])?;
+    lens.expect_on(OP, "lens", device, DType::U32, &[b])?;
+    out.as_view().expect_on(OP, "out", device, DType::F32, &[b, h, d])?;
     heads(h, g)?;
-    floats(&k_pool, &v_pool)?;
     if !page.is_power_of_two() {
         let (got, want) = (page.to_string(), "a power of two".into());
         return Err(Error::Argument { op: OP, arg: "page", got, want });
     }
     if p == 0 {
-        return Err(Error::Argument { op: OP, arg: "k_pool", got: "no pages".into(), want: "at least one".into() });
+        return Err(Error::Argument {
+            op: OP,
+            arg: "k_pool",
+            got: "no pages".into(),
+            want: "at least one".into(),
+        });
     }
     let n = Paged { b, p, page, pages, h, g, d };
-    if q.device() != Device::Cpu {
+    if device != Device::Cpu {
         return cuda::paged(q, k_pool, v_pool, table, lens, &mut out, n);
     }
     let (qs, outs) = (q.expect_f32(OP, "q", &[b, h, d])?, out.expect_f32(OP, "out", &[b, h, d])?);
     let (ids, lens) = (table.expect_u32(OP, "table", &[b, pages])?, lens.expect_u32(OP, "lens", &[b])?);
-    host(&[("k_pool", k_pool), ("v_pool", v_pool)])?;
     for (i, &len) in lens.iter().enumerate() {
         let len = len as usize;
         if len > n.capacity() {
@@ -159,22 +169,22 @@ pub fn backward(
     mut dv: ViewMut,
 ) -> Result<()> {
     let n = dims(&q, &k, &v)?;
+    let (of_q, of_k) = ([n.t, n.h, n.d], [n.s, n.g, n.d]);
+    for (x, arg, want) in [
+        (out, "out", &of_q),
+        (d_out, "d_out", &of_q),
+        (dq.as_view(), "dq", &of_q),
+        (dk.as_view(), "dk", &of_k),
+        (dv.as_view(), "dv", &of_k),
+    ] {
+        x.expect_on(OP, arg, q.device(), DType::F32, want)?;
+    }
     if q.device() != Device::Cpu {
         return cuda::backward(q, k, v, out, d_out, &mut dq, &mut dk, &mut dv, n);
     }
-    let shape = [n.t, n.h, n.d];
-    let (qs, os) = (q.expect_f32(OP, "q", &shape)?, out.expect_f32(OP, "out", &shape)?);
-    let (ds, dq) = (d_out.expect_f32(OP, "d_out", &shape)?, dq.expect_f32(OP, "dq", &shape)?);
-    let dk = dk.expect_f32(OP, "dk", &[n.s, n.g, n.d])?;
-    let dv = dv.expect_f32(OP, "dv", &[n.s, n.g, n.d])?;
-    host(&[("k", k), ("v", v)])?;
+    let (qs, os) = (q.expect_f32(OP, "q", &of_q)?, out.expect_f32(OP, "out", &of_q)?);
+    let (ds, dq) = (d_out.expect_f32(OP, "d_out", &of_q)?, dq.expect_f32(OP, "dq", &of_q)?);
+    let (dk, dv) = (dk.expect_f32(OP, "dk", &of_k)?, dv.expect_f32(OP, "dv", &of_k)?);
     cpu::backward(qs, k, v, n, os, ds, dq, dk, dv);
     Ok(())
-}
-
-fn host(views: &[(&'static str, View)]) -> Result<()> {
-    match views.iter().find(|(_, x)| x.device() != Device::Cpu) {
-        Some(&(arg, x)) => Err(Error::Device { op: OP, arg, got: x.device(), want: Device::Cpu }),
-        None => Ok(()),
-    }
 }
