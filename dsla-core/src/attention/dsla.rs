@@ -310,6 +310,8 @@ impl DslaAttention {
         let (t, h) = (q.dims()[0], self.heads.heads);
         let p = &self.params;
         let gate_x = self.gate_input(plain_k, &v, hidden)?;
+        // On a GPU keys and values have one dtype, as in a cache; the host takes exact values beside rounded keys.
+        let v = if v.device() == Device::Cpu { v } else { v.to_dtype(k.dtype())? };
         let log_decay = self.log_decays(&gate_x)?;
         let leaving = t.saturating_sub(self.form.window);
         let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;

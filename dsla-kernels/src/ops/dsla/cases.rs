@@ -1,6 +1,6 @@
 //! Cases: every form of normaliser, window and decay; odd lengths; with and without a state and a ring before.
 
-use super::{Args, Dims, Grads, Normalizer, Saved, State, backward, forward, naive};
+use super::{Args, BatchArgs, BatchDims, Dims, Grads, Normalizer, Place, Pool, Saved, State, backward, decode_batch, forward, naive};
 use crate::case::{Case, Input, Rng};
 use crate::real::Real;
 use crate::{DType, Tensor, spec};
@@ -51,6 +51,13 @@ pub fn cases() -> Vec<Case> {
             cases.push(fold_case(Dims { l, ..n }, dtype));
         }
     }
+    for (dtype, n, w, sinks) in [(F32, base, 5, 2), (F32, heads, 0, 0), (F32, small, 64, 4), (BF16, heads, 3, 1), (BF16, small, 16, 0), (BF16, large, 8, 3), (F16, small, 0, 0), (F16, large, 5, 1), (BF16, Dims { e: 128, ..small }, 4, 2)] {
+        let at = [(3, 1 % w.max(1), 90), (0, 0, w + 7), (5, w / 2, w), (1, 0, 2.min(w)), (4, w.max(1) - 1, 1), (6, 0, 0)];
+        cases.push(batch_case(Dims { w, n: sinks, ..n }, 7, &at, Sum, dtype));
+    }
+    cases.push(batch_case(Dims { h: 4, g: 2, ..small }, 3, &[(2, 0, 8), (0, 0, 0)], Rms, F32));
+    let full: Vec<(usize, usize, usize)> = (0..32).map(|i| (i * 5 % 32, i, 100 + i)).collect();
+    cases.push(Case { bench: true, ..batch_case(Dims { w: 64, n: 4, ..real }, 32, &full, Sum, BF16) });
     for (t, r, dtype) in [(1, 64, F32), (2048, 0, F32), (1, 64, BF16), (4096, 0, BF16)] {
         cases.push(case(Dims { t, r, ..real }, Sum, dtype));
     }
@@ -99,6 +106,70 @@ fn fold_case(n: Dims, dtype: DType) -> Case {
         backward: None,
         flops: (4 * l * g * f * d) as f64,
         bytes: (4 * l * g * (f + d) + 16 * g * f * (d + 1)) as f64,
+        bench: false,
+    }
+}
+
+/// [`decode_batch`]: `at` is (slot, head, position) of each sequence.
+fn batch_case(n: Dims, slots: usize, at: &[(usize, usize, usize)], normalizer: Normalizer, dtype: DType) -> Case {
+    let n = Dims { t: 1, r: 0, l: 1, position: 0, ..n };
+    let Dims { h, g, d, f, e, w, n: sinks, .. } = n;
+    let b = at.len();
+    let places: Vec<Place> = at.iter().map(|&(slot, head, position)| Place { slot, head, position }).collect();
+    let sizes = BatchDims { b, slots, one: n };
+    let mut rng = Rng::new((b * 1009 + d * 97 + w * 31 + e * 7 + h + 13 * sinks) as u64);
+    let mut f32 = |shape: &[usize], scale| rng.tensor(shape, scale, F32);
+    let positive = |x: Tensor| {
+        let shape = x.shape();
+        let n = shape.dims()[shape.dims().len() - 1] as f32;
+        Tensor::from_f32(shape, x.to_vec_f32().iter().map(|v| (v.abs() + 0.01) / n).collect())
+    };
+    let (mut s, mut z) = (f32(&[slots, 2 * g, f, d], 0.3), positive(f32(&[slots, 2, g, f], 1.0)));
+    for p in places.iter().filter(|p| p.position < w) {
+        for x in [&mut s, &mut z] {
+            x.zero_rows(p.slot, p.slot + 1).expect("a host tensor");
+        }
+    }
+    let index = |f: fn(&Place) -> usize| Tensor::from_u32([b], places.iter().map(|p| f(p) as u32).collect());
+    let mut inputs = vec![
+        input("q", f32(&[b, h, d], 1.0)),
+        input("phi_q", positive(f32(&[b, h, f], 1.0))),
+        input("phi_k", positive(f32(&[b, g, f], 1.0))),
+        input("log_decay", decays(f32(&[b, 2, g, e], 0.1))),
+        input("gamma", positive(f32(&[2, h], 1.0))),
+        input("mix", f32(&[h], 0.5)),
+        input("slope", f32(&[h], 0.5)),
+        input("s", s),
+        input("z", z),
+        input("slot", index(|p| p.slot)),
+        input("head", index(|p| p.head)),
+        input("position", index(|p| p.position)),
+    ];
+    for (name, shape) in [("k", vec![b, g, d]), ("v", vec![b, g, d]), ("sink_k", vec![slots, sinks, g, d]), ("sink_v", vec![slots, sinks, g, d]), ("ring_k", vec![slots, w, g, d]), ("ring_v", vec![slots, w, g, d])] {
+        inputs.push(input(name, rng.tensor(&shape, 1.0, dtype)));
+    }
+    Case {
+        id: format!("batch{b}_{normalizer:?}_w{w}_h{h}_g{g}_d{d}_f{f}_e{e}_n{sinks}_{dtype}").to_lowercase(),
+        inputs,
+        spec: spec!(f32, |x| {
+            let inputs = naive::BatchInputs {
+                q: &x[0], phi_q: &x[1], phi_k: &x[2], log_decay: &x[3], gamma: &x[4], mix: &x[5], slope: &x[6], k: &x[12], v: &x[13], sinks: [&x[14], &x[15]], pools: [&x[7], &x[8], &x[16], &x[17]],
+            };
+            naive::decode_batch(&inputs, sizes, &places, normalizer)
+        }),
+        run: Box::new(move |x| {
+            let [q, phi_q, phi_k, log_decay, gamma, mix, slope] = std::array::from_fn(|i| x[i].view());
+            let [slot, head, position, k, v, sink_k, sink_v] = std::array::from_fn(|i| x[9 + i].view());
+            let args = BatchArgs { q, k, v, sink_k, sink_v, slot, head, position, phi_q, phi_k, log_decay, gamma, mix, slope, window: w, normalizer };
+            let [mut s, mut z, mut ring_k, mut ring_v] = [7, 8, 16, 17].map(|i| x[i].clone());
+            let mut out = Tensor::empty_on(x[0].device(), [b, h, d], F32)?;
+            let pool = Pool { s: s.view_mut(), z: z.view_mut(), ring_k: ring_k.view_mut(), ring_v: ring_v.view_mut() };
+            decode_batch(&args, pool, out.view_mut())?;
+            Ok(vec![out, s, z, ring_k, ring_v])
+        }),
+        backward: None,
+        flops: (b * (4 * h * w * d + 4 * (h + g) * f * d)) as f64,
+        bytes: (b * (4 * (2 * h * d + h * f + g * f + 4 * g) + dtype.size() * 2 * g * d * (w + sinks + 2) + 16 * g * f * (d + 1))) as f64,
         bench: false,
     }
 }
@@ -176,7 +247,7 @@ fn case(n: Dims, normalizer: Normalizer, dtype: DType) -> Case {
         })),
         // Per query head and token: window 2 W D twice, states 2 F D per state to write (per group) and to read.
         flops: t as f64 * (h as f64 * (4 * w * d) as f64 + (h + g) as f64 * (4 * f * d) as f64),
-        bytes: (4 * t * (2 * h * d + h * f + g * (f + 2 * d)) + 16 * g * f * (d + 1)) as f64,
+        bytes: (4 * t * (2 * h * d + h * f) + 4 * l * g * (f + 2 * e) + dtype.size() * 2 * g * d * (r + t + sinks) + 16 * g * f * (d + 1)) as f64,
         bench: h == 9 || t >= 2048,
     }
 }

@@ -1,6 +1,6 @@
 //! The specification: the recurrence itself, token by token.
 
-use super::{Dims, Normalizer};
+use super::{BatchDims, Dims, Normalizer, Place};
 use crate::real::Real;
 
 /// Inputs as flat slices, in the shapes of [`super::Args`].
@@ -115,4 +115,75 @@ pub fn forward<R: Real>(x: &Inputs<R>, n: Dims, normalizer: Normalizer) -> [Vec<
     }
     // Tokens that leave without a query of this call to read them (there are none while t > 0 covers l).
     [out, s, z]
+}
+
+/// Inputs of a batch, in the shapes of [`super::BatchArgs`] and [`super::Pool`].
+pub struct BatchInputs<'a, R> {
+    /// Rotated queries.
+    pub q: &'a [R],
+    /// The tokens' keys.
+    pub k: &'a [R],
+    /// The tokens' values.
+    pub v: &'a [R],
+    /// Pools of sinks.
+    pub sinks: [&'a [R]; 2],
+    /// Query features.
+    pub phi_q: &'a [R],
+    /// Features of leaving keys.
+    pub phi_k: &'a [R],
+    /// Their log decays.
+    pub log_decay: &'a [R],
+    /// State weights.
+    pub gamma: &'a [R],
+    /// State log weight.
+    pub mix: &'a [R],
+    /// Peak slope.
+    pub slope: &'a [R],
+    /// Pools: S, z, keys and values of the rings.
+    pub pools: [&'a [R]; 4],
+}
+
+/// [`forward`] with one token for each sequence -> (out [B, H, D], then the pools).
+pub fn decode_batch<R: Real>(x: &BatchInputs<R>, n: BatchDims, places: &[Place], normalizer: Normalizer) -> Vec<Vec<R>> {
+    let Dims { h, g, d, f, e, w, n: sinks, .. } = n.one;
+    let (states, sums, row) = (2 * g * f * d, 2 * g * f, g * d);
+    let mut pools = x.pools.map(<[R]>::to_vec);
+    let mut out = Vec::with_capacity(n.b * h * d);
+    for (i, place) in places.iter().enumerate() {
+        let one = place.dims(n.one);
+        let (rows, new) = place.rows(w);
+        let rows: Vec<usize> = rows.map(|r| (place.slot * w + r) * row).collect();
+        let [k, v] = [(2, x.k), (3, x.v)].map(|(ring, token)| {
+            let mut keys: Vec<R> = rows.iter().flat_map(|&at| pools[ring][at..at + row].to_vec()).collect();
+            keys.extend(&token[i * row..(i + 1) * row]);
+            keys
+        });
+        let [sink_k, sink_v] = x.sinks.map(|p| &p[place.slot * sinks * row..(place.slot + 1) * sinks * row]);
+        let [s, z] = [(0, states), (1, sums)].map(|(p, len)| pools[p][place.slot * len..(place.slot + 1) * len].to_vec());
+        let call = Inputs {
+            q: &x.q[i * h * d..(i + 1) * h * d],
+            k: &k,
+            v: &v,
+            sink_k,
+            sink_v,
+            phi_q: &x.phi_q[i * h * f..(i + 1) * h * f],
+            phi_k: &x.phi_k[i * g * f..(i + 1) * g * f],
+            log_decay: &x.log_decay[i * 2 * g * e..(i + 1) * 2 * g * e],
+            gamma: x.gamma,
+            mix: x.mix,
+            slope: x.slope,
+            s: &s,
+            z: &z,
+        };
+        let [o, s, z] = forward(&call, one, normalizer);
+        out.extend(o);
+        pools[0][place.slot * states..(place.slot + 1) * states].copy_from_slice(&s);
+        pools[1][place.slot * sums..(place.slot + 1) * sums].copy_from_slice(&z);
+        if let Some(new) = new {
+            let at = (place.slot * w + new) * row;
+            pools[2][at..at + row].copy_from_slice(&x.k[i * row..(i + 1) * row]);
+            pools[3][at..at + row].copy_from_slice(&x.v[i * row..(i + 1) * row]);
+        }
+    }
+    std::iter::once(out).chain(pools).collect()
 }
