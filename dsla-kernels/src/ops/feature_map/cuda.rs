@@ -33,9 +33,12 @@ fn size(d: usize) -> Result<Option<&'static str>> {
         64 => Ok(Some("64")),
         128 => Ok(Some("128")),
         0..=127 => Ok(None),
-        _ => {
-            Err(Error::Argument { op: OP, arg: "head_dim", got: d.to_string(), want: "at most 128 on cuda".into() })
-        }
+        _ => Err(Error::Argument {
+            op: OP,
+            arg: "head_dim",
+            got: d.to_string(),
+            want: "at most 128 on cuda".into(),
+        }),
     }
 }
 
@@ -70,7 +73,14 @@ pub struct Outputs<'a> {
     pub dy: View<'a>,
 }
 
-pub fn backward(u: View, w: View, out: Outputs, dw: &mut ViewMut, du: Option<ViewMut>, [t, h, d]: [usize; 3]) -> Result<()> {
+pub fn backward(
+    u: View,
+    w: View,
+    out: Outputs,
+    dw: &mut ViewMut,
+    du: Option<ViewMut>,
+    [t, h, d]: [usize; 3],
+) -> Result<()> {
     let (device, dtype) = (u.device(), u.dtype());
     let size = size(d)?;
     let shape = [t, h, d];
@@ -115,7 +125,14 @@ pub fn backward(u: View, w: View, out: Outputs, dw: &mut ViewMut, du: Option<Vie
 }
 
 /// dw += u^T dz per head: ranges of tokens first, then their sum in order.
-fn weight(u: View, dtype: DType, dz: &Tensor, dw: &mut ViewMut, size: &'static str, [t, h, d]: [usize; 3]) -> Result<()> {
+fn weight(
+    u: View,
+    dtype: DType,
+    dz: &Tensor,
+    dw: &mut ViewMut,
+    size: &'static str,
+    [t, h, d]: [usize; 3],
+) -> Result<()> {
     let device = u.device();
     let tiles = (d / 64) * (d / 64);
     let span = t.div_ceil(ENOUGH.div_ceil((h * tiles).max(1))).max(64).next_multiple_of(32);

@@ -131,7 +131,13 @@ pub fn backward(
 }
 
 /// out += the sum of the parts, in order.
-fn reduce(parts: &Tensor, out: &mut ViewMut, shape: &[usize], splits: usize, rows: &'static str) -> Result<()> {
+fn reduce(
+    parts: &Tensor,
+    out: &mut ViewMut,
+    shape: &[usize],
+    splits: usize,
+    rows: &'static str,
+) -> Result<()> {
     let count: usize = shape.iter().product();
     launch(OP, parts.device(), &GATE, &[rows], "gate_reduce")?
         .input_aligned("parts", parts.view(), F32, parts.dims(), 4)

@@ -233,12 +233,14 @@ impl Call<'_> {
     /// Each chunk's own share of the borders, and its log decays, by the recurrence.
     fn own(&self, b: &mut Borders, total: &mut Tensor) -> Result<()> {
         let [s, z] = self.borders();
-        let l = self.log_decay(self.v(self.phi_k(self.linear("dsla_bwd_states")?)))
+        let l = self
+            .log_decay(self.v(self.phi_k(self.linear("dsla_bwd_states")?)))
             .output("border", &mut b.s.view_mut(), F32, &s)
             .output("border_z", &mut b.z.view_mut(), F32, &z)
             .output("total", &mut total.view_mut(), F32, &[self.chunks, 2 * self.n.g, self.n.e]);
         self.sizes(l, self.tiles).run(self.blocks(self.tiles), 128, 0)?;
-        let l = self.reads_after_decay(self.phi_q(self.linear("dsla_bwd_grads")?))
+        let l = self
+            .reads_after_decay(self.phi_q(self.linear("dsla_bwd_grads")?))
             .output("grad", &mut b.grad_s.view_mut(), F32, &s)
             .output("grad_z", &mut b.grad_z.view_mut(), F32, &z);
         self.sizes(l, self.tiles).run(self.blocks(self.tiles), 128, 0)?;
@@ -355,7 +357,11 @@ impl Call<'_> {
     }
 
     /// The exact part: d_q and the rest of d_k, d_v, d_sink_k, d_sink_v. Without a window it writes zeros.
-    fn window(&self, fwd: Forward, [mut d_q, mut d_k, mut d_v, mut d_sink_k, mut d_sink_v]: [ViewMut; 5]) -> Result<()> {
+    fn window(
+        &self,
+        fwd: Forward,
+        [mut d_q, mut d_k, mut d_v, mut d_sink_k, mut d_sink_v]: [ViewMut; 5],
+    ) -> Result<()> {
         let (n, x, device) = (self.n, self.x, self.device);
         let dtype = x.k.dtype();
         let align = 4 * dtype.size() as u64;

@@ -57,15 +57,29 @@ impl Call<'_> {
     }
 
     /// [`Call::chunks`] on tensor cores.
-    pub(super) fn products(&self, b: &Borders, cum: &Tensor, to: &mut Grads, parts_q: &mut Tensor, parts_k: &mut Tensor) -> Result<()> {
+    pub(super) fn products(
+        &self,
+        b: &Borders,
+        cum: &Tensor,
+        to: &mut Grads,
+        parts_q: &mut Tensor,
+        parts_k: &mut Tensor,
+    ) -> Result<()> {
         let (n, [s, z]) = (self.n, self.borders());
         let inputs = |entry, states: &Tensor, states_z: &Tensor| -> Result<Launch> {
-            let l = self
-                .tensor(entry)?
-                .input("phi_q", self.x.phi_q, F32, &[n.t, n.h, n.f])
-                .input("phi_k", self.x.phi_k, F32, &[n.l, n.g, n.f]);
+            let l = self.tensor(entry)?.input("phi_q", self.x.phi_q, F32, &[n.t, n.h, n.f]).input(
+                "phi_k",
+                self.x.phi_k,
+                F32,
+                &[n.l, n.g, n.f],
+            );
             let l = self.v(l).input("cum", cum.view(), F32, &self.slots());
-            Ok(self.reads(l).input("states", states.view(), F32, &s).input("states_z", states_z.view(), F32, &z))
+            Ok(self.reads(l).input("states", states.view(), F32, &s).input(
+                "states_z",
+                states_z.view(),
+                F32,
+                &z,
+            ))
         };
         let finish = |l: Launch, heads: usize| {
             let tasks = self.chunks * heads * self.tiles * (self.span / 16);
