@@ -149,7 +149,7 @@ fn queries(x: &Args, n: Dims, origin: isize, count: usize, run: &Run, from: Opti
         .u32("run", run.first)
         .f32("scale", std::f32::consts::LOG2_E / (n.d as f32).sqrt())
         .u32("divide", usize::from(code(x.normalizer) == 1))
-        .run(count * n.h, 2 * n.d, 520 * n.d + 8 * (n.f + 8) + 512)
+        .run(count * n.h, 2 * n.d, 544 * n.d + 8 * (n.f + 8) + 528)
 }
 
 /// Where results go.
