@@ -123,7 +123,7 @@ fn measure<T>(
     op: &'static str,
     case: &str,
     rows: &mut Vec<Row>,
-    registers: &BTreeMap<String, ([u32; 2], u32)>,
+    registers: &Resources,
     run: impl FnOnce() -> dsla_kernels::Result<T>,
 ) -> Option<T> {
     let device = Device::Cuda(0);
@@ -149,13 +149,7 @@ fn measure<T>(
     }
 }
 
-fn row(
-    op: &'static str,
-    case: &str,
-    kernel: &str,
-    launches: &[&LaunchInfo],
-    registers: &BTreeMap<String, ([u32; 2], u32)>,
-) -> Row {
+fn row(op: &'static str, case: &str, kernel: &str, launches: &[&LaunchInfo], registers: &Resources) -> Row {
     let (used, fixed) = registers.get(kernel).copied().unwrap_or(([0, 0], 0));
     let l = launches[0];
     let (block, smem) = (l.block.iter().product(), fixed + l.shared);
@@ -192,8 +186,11 @@ fn add(a: &mut Counters, b: &Counters) {
     a.mma_cycles += b.mma_cycles;
 }
 
+/// By entry: registers on sm_80 and sm_90, static shared memory.
+type Resources = BTreeMap<String, ([u32; 2], u32)>;
+
 /// By entry: the most registers any of its modules takes on sm_80 and sm_90, and static shared memory.
-fn registers(table: &Path) -> Result<BTreeMap<String, ([u32; 2], u32)>, Box<dyn std::error::Error>> {
+fn registers(table: &Path) -> Result<Resources, Box<dyn std::error::Error>> {
     let mut all = BTreeMap::new();
     for line in std::fs::read_to_string(table)?.lines().filter(|l| !l.starts_with('#')) {
         let words: Vec<&str> = line.split(' ').collect();

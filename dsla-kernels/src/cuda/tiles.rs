@@ -52,8 +52,8 @@ impl Launch {
 
 /// Elements of a unit: 4 where the row length and every address allow 4 elements at once, else 1.
 pub(crate) fn vector(row: usize, reads: &[View], writes: &[&ViewMut]) -> usize {
-    let fits = |x: &View| x.address() % (4 * x.dtype().size() as u64) == 0;
-    let all = row % 4 == 0 && reads.iter().all(fits) && writes.iter().all(|y| fits(&y.as_view()));
+    let fits = |x: &View| x.address().is_multiple_of(4 * x.dtype().size() as u64);
+    let all = row.is_multiple_of(4) && reads.iter().all(fits) && writes.iter().all(|y| fits(&y.as_view()));
     if all { 4 } else { 1 }
 }
 

@@ -77,7 +77,7 @@ pub fn scatter(x: View, rows: View, y: &mut ViewMut, [n, r, t]: [usize; 3]) -> R
 /// The widest access that divides both addresses and all these numbers of elements, in bytes, and its launch.
 fn begin(x: View, y: &ViewMut, elements: &[usize], entry: &'static str) -> Result<(usize, Launch)> {
     let es = x.dtype().size() as u64;
-    let all = elements.iter().fold(x.address() | y.as_view().address(), |a, &n| a | n as u64 * es);
+    let all = elements.iter().fold(x.address() | y.as_view().address(), |a, &n| a | (n as u64 * es));
     // The lowest set bit divides everything; nothing set is nothing to copy.
     let w = 1 << all.trailing_zeros().min(4);
     let axis = match w {

@@ -72,10 +72,10 @@ pub fn backward(x: &Args, n: Dims, fwd: Forward, grads: Grads) -> Result<()> {
     let wrong = |arg, got: usize, want: &str| {
         Err(Error::Argument { op: OP, arg, got: got.to_string(), want: want.into() })
     };
-    if n.d == 0 || n.d % 4 != 0 || n.d > 128 {
+    if n.d == 0 || !n.d.is_multiple_of(4) || n.d > 128 {
         return wrong("head_dim", n.d, "a multiple of 4 up to 128 on cuda");
     }
-    if n.f == 0 || n.f % 4 != 0 || n.f > 256 {
+    if n.f == 0 || !n.f.is_multiple_of(4) || n.f > 256 {
         return wrong("features", n.f, "a multiple of 4 up to 256 on cuda");
     }
     if n.t == 0 || n.h == 0 {
@@ -83,7 +83,7 @@ pub fn backward(x: &Args, n: Dims, fwd: Forward, grads: Grads) -> Result<()> {
     }
     let device = x.v.device();
     let span = chunk(n.l);
-    let mma = x.v.dtype() != F32 && n.e == 1 && (n.d == 64 || n.d == 128) && n.f % 64 == 0;
+    let mma = x.v.dtype() != F32 && n.e == 1 && (n.d == 64 || n.d == 128) && n.f.is_multiple_of(64);
     let c = Call {
         x,
         n,

@@ -37,7 +37,7 @@ const FEW: usize = 16;
 /// The sizes that have kernels.
 fn check(n: Dims) -> Result<()> {
     let wrong = |arg, got: usize, want: &str| Err(Error::Argument { op: OP, arg, got: got.to_string(), want: want.into() });
-    if n.d == 0 || n.d % 4 != 0 || n.d > 128 {
+    if n.d == 0 || !n.d.is_multiple_of(4) || n.d > 128 {
         return wrong("head_dim", n.d, "a multiple of 4 up to 128 on cuda");
     }
     if n.f == 0 || n.f > 256 {
