@@ -209,6 +209,23 @@ impl Tensor {
         }
     }
 
+    /// Overwrite a device tensor with one on the host of the same shape and dtype: the address stays, as a graph needs it.
+    ///
+    /// Errors: a failed copy. Panics when the two do not fit: the caller made both.
+    pub fn write(&mut self, from: &Tensor) -> Result<()> {
+        assert_eq!((self.shape, self.dtype()), (from.shape, from.dtype()), "write");
+        match (&mut self.data, from.view().slice()) {
+            (Data::Cuda(b), Slice::F32(v)) => b.write(v),
+            (Data::Cuda(b), Slice::BF16(v)) => b.write(v),
+            (Data::Cuda(b), Slice::F16(v)) => b.write(v),
+            (Data::Cuda(b), Slice::U32(v)) => b.write(v),
+            (data, _) => {
+                *data = from.data.clone();
+                Ok(())
+            }
+        }
+    }
+
     /// A copy on the same device.
     ///
     /// Errors: no memory left there.
@@ -355,5 +372,21 @@ impl Tensor {
         }
         self.shape.dims[0] -= n;
         Ok(())
+    }
+}
+
+impl View<'_> {
+    /// An owned copy on the same device.
+    ///
+    /// Errors: no memory left there.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        let data = match self.place {
+            Place::Host(Slice::F32(v)) => Data::F32(v.to_vec()),
+            Place::Host(Slice::BF16(v)) => Data::BF16(v.to_vec()),
+            Place::Host(Slice::F16(v)) => Data::F16(v.to_vec()),
+            Place::Host(Slice::U32(v)) => Data::U32(v.to_vec()),
+            Place::Cuda(p) => Data::Cuda(Buffer::copy_of(p, self.shape.len())?),
+        };
+        Ok(Tensor { shape: self.shape, data })
     }
 }

@@ -1,7 +1,7 @@
 //! Borrowed contiguous tensors, on the host or on a device: all that an op takes or gives.
 
 use crate::cuda::{DevicePtr, DevicePtrMut};
-use crate::{DType, Device, Error, Result, Shape, Tensor};
+use crate::{DType, Device, Error, Result, Shape};
 use half::{bf16, f16};
 
 /// Borrowed elements on the host.
@@ -113,15 +113,6 @@ impl<'a> View<'a> {
         View { shape, place }
     }
 
-    /// An owned copy on the same device.
-    ///
-    /// Errors: no memory left there.
-    pub fn to_tensor(&self) -> Result<Tensor> {
-        let mut y = Tensor::empty_on(self.device(), self.shape, self.dtype())?;
-        crate::ops::copy::cast(*self, y.view_mut())?;
-        Ok(y)
-    }
-
     /// The same elements under another shape of the same length.
     pub fn reshape(mut self, shape: impl Into<Shape>) -> View<'a> {
         let shape = shape.into();
@@ -146,6 +137,26 @@ impl<'a> View<'a> {
             Place::Host(Slice::U32(v)) => Ok(v),
             _ => Err(self.refuse(op, arg, "u32")),
         }
+    }
+
+    /// Checks the exact shape, the dtype and the device, whatever they are: what an op of several launches does before
+    /// the first.
+    pub(crate) fn expect_on(
+        &self,
+        op: &'static str,
+        arg: &'static str,
+        device: Device,
+        dtype: DType,
+        want: &[usize],
+    ) -> Result<()> {
+        self.expect_shape(op, arg, want)?;
+        if self.dtype() != dtype {
+            return Err(Error::DType { op, arg, got: self.dtype(), want: dtype.name() });
+        }
+        if self.device() != device {
+            return Err(Error::Device { op, arg, got: self.device(), want: device });
+        }
+        Ok(())
     }
 
     fn refuse(&self, op: &'static str, arg: &'static str, want: &'static str) -> Error {

@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod chat;
 pub mod config;
+mod decode;
 mod error;
 pub mod eval;
 pub mod generate;
@@ -16,6 +17,7 @@ pub mod weights;
 pub use adapter::{Adapter, PrefixQuality};
 pub use chat::{ChatTemplate, Message};
 pub use config::{Config, Rope, RopeKind};
+pub use decode::GraphDecoder;
 pub use dsla_core as core;
 pub use dsla_core::kernels::ops::sample;
 pub use dsla_core::{DType, Device, Form};

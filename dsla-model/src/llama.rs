@@ -318,9 +318,7 @@ impl Model {
             }
             None if self.device() != Device::Cpu => {
                 let ids = Tensor::from_u32([tokens.len()], tokens.to_vec());
-                let table =
-                    self.base.head.weight().as_view().ok_or_else(|| self.lacks("embedding", "a table"))?;
-                embedding::forward(table, ids.view(), x.view_mut())?;
+                embedding::forward(self.tied_table()?, ids.view(), x.view_mut())?;
             }
             None => {
                 for (row, &id) in x.f32_mut().chunks_exact_mut(c).zip(tokens) {
@@ -329,6 +327,29 @@ impl Model {
             }
         }
         Ok(x)
+    }
+
+    /// Token embeddings [B, C] f32 of ids [B] u32 that are on the device already.
+    pub(crate) fn embed_on_device(&self, ids: dsla_core::View) -> Result<Tensor> {
+        let [b] = ids.dims("embed", "ids")?;
+        let table = match &self.base.embedding {
+            Some(table) => table.view(),
+            None => self.tied_table()?,
+        };
+        let mut x = Tensor::empty_on(self.device(), [b, self.config().hidden_size], DType::F32)?;
+        embedding::forward(table, ids, x.view_mut())?;
+        Ok(x)
+    }
+
+    /// The output layer's weight on the device, where it is the embedding too.
+    fn tied_table(&self) -> Result<dsla_core::View<'_>> {
+        self.base.head.weight().as_view().ok_or_else(|| self.lacks("embedding", "a table"))
+    }
+
+    /// [`Model::logits`] into y [T, V].
+    pub(crate) fn logits_into(&self, hidden: dsla_core::View, y: dsla_core::ViewMut) -> Result<()> {
+        let h = self.base.norm.forward(hidden)?;
+        Ok(self.base.head.forward_into(h.view(), dsla_core::kernels::ops::linear::Into::Store, y)?)
     }
 
     /// Logits [T, V] f32 of final hidden rows [T, C] (before the final norm).

@@ -5,7 +5,7 @@
 use dsla_distill::align_gradients;
 use dsla_model::generate::{Options, generate, prefill};
 use dsla_model::sample::Params;
-use dsla_model::{Adapter, DType, Device, Form, Model, Plan, PrefixQuality, Step, Want};
+use dsla_model::{Adapter, DType, Device, Form, GraphDecoder, Model, Plan, PrefixQuality, Step, Want};
 use dsla_serve::{Engine, EngineConfig, FinishReason, Policy, Request, SamplingParams, Threshold};
 use ptxsim_cuda::Fake;
 use std::path::Path;
@@ -15,11 +15,26 @@ use std::time::Duration;
 const GPU: Device = Device::Cuda(0);
 const VOCAB: usize = 61;
 
-/// One fake driver per process: tests take turns.
-fn fake() -> (Fake, MutexGuard<'static, ()>) {
+/// The fake driver, unless DSLA_REAL_GPU is set (`cargo xtask gpu-check`). One per process: tests take turns.
+struct Driver(Option<Fake>, #[expect(dead_code)] MutexGuard<'static, ()>);
+
+fn driver() -> Driver {
     static LOCK: Mutex<()> = Mutex::new(());
     let lock = LOCK.lock().unwrap_or_else(|e| e.into_inner());
-    (Fake::install().expect("the fake driver is built beside this test"), lock)
+    if std::env::var_os("DSLA_REAL_GPU").is_some() {
+        return Driver(None, lock);
+    }
+    Driver(Some(Fake::install().expect("the fake driver is built beside this test")), lock)
+}
+
+impl Driver {
+    fn faults(&self) -> String {
+        self.0.iter().flat_map(|f| f.take_faults()).map(|f| format!("\n  {f}")).collect()
+    }
+
+    fn live(&self) -> (u64, u64) {
+        self.0.as_ref().map_or((0, 0), |f| (f.live_bytes(), f.live_allocations()))
+    }
 }
 
 /// Two layers, two query heads over one kv head of size 64: the smallest shape that has GPU kernels.
@@ -96,16 +111,15 @@ fn greedy(max_tokens: usize) -> Options {
 
 #[test]
 fn greedy_tokens_are_those_of_the_cpu() {
-    let (fake, _lock) = fake();
+    let driver = driver();
     let small = Form { window: 8, sinks: 2, ..Form::native() };
     for form in [Form::native(), small, Form::paper()] {
         let (cpu, gpu) = (model(Device::Cpu, DType::F32, &form), model(GPU, DType::F32, &form));
         for converted in 0..=2 {
             let run = |m: &Model| {
                 let plan = m.plan(converted);
-                generate(m, &plan, &prompt(0, 90), &greedy(8), |_| true).unwrap_or_else(|e| {
-                    panic!("{form:?}, {converted} converted: {e}\n{:#?}", fake.take_faults())
-                })
+                generate(m, &plan, &prompt(0, 90), &greedy(8), |_| true)
+                    .unwrap_or_else(|e| panic!("{form:?}, {converted} converted: {e}{}", driver.faults()))
             };
             let (want, got) = (run(&cpu), run(&gpu));
             assert_eq!(got.ids, want.ids, "{form:?}, {converted} converted");
@@ -125,7 +139,7 @@ fn greedy_tokens_are_those_of_the_cpu() {
 
 #[test]
 fn half_precision_stays_close() {
-    let (fake, _lock) = fake();
+    let driver = driver();
     let form = Form::native();
     let cpu = model(Device::Cpu, DType::F32, &form);
     for dtype in [DType::BF16, DType::F16] {
@@ -135,7 +149,7 @@ fn half_precision_stays_close() {
                 let mut seq = m.new_sequence(&m.plan(converted)).expect("a sequence");
                 let first = prefill(m, &mut seq, &prompt(0, 150))
                     .and_then(|_| m.forward(&mut [Step { seq: &mut seq, tokens: &[5], logits: Want::Last }]));
-                let first = first.unwrap_or_else(|e| panic!("{dtype}: {e}\n{:#?}", fake.take_faults()));
+                let first = first.unwrap_or_else(|e| panic!("{dtype}: {e}{}", driver.faults()));
                 first.to_device(Device::Cpu).expect("a copy").to_vec_f32()
             };
             let (want, got) = (logits(&cpu), logits(&gpu));
@@ -149,7 +163,7 @@ fn half_precision_stays_close() {
 
 #[test]
 fn a_fold_is_that_of_the_cpu() {
-    let (fake, _lock) = fake();
+    let driver = driver();
     for form in [Form::native(), Form { window: 8, sinks: 2, ..Form::native() }] {
         let run = |m: &Model| {
             let mut seq = m.new_sequence(&Plan::teacher(2)).expect("a sequence");
@@ -160,7 +174,7 @@ fn a_fold_is_that_of_the_cpu() {
                 assert_eq!((seq.converted(), seq.kv_bytes()), (2, 0));
                 m.forward(&mut [Step { seq, tokens: &[7, 8, 9], logits: Want::All }])
             };
-            let logits = run(&mut seq).unwrap_or_else(|e| panic!("{e}\n{:#?}", fake.take_faults()));
+            let logits = run(&mut seq).unwrap_or_else(|e| panic!("{e}{}", driver.faults()));
             logits.to_device(Device::Cpu).expect("a copy").to_vec_f32()
         };
         let (want, got) = (run(&model(Device::Cpu, DType::F32, &form)), run(&model(GPU, DType::F32, &form)));
@@ -171,13 +185,13 @@ fn a_fold_is_that_of_the_cpu() {
 
 #[test]
 fn one_alignment_step_gives_the_same_gradients() {
-    let (fake, _lock) = fake();
+    let driver = driver();
     for form in [Form::native(), Form { window: 8, sinks: 2, ..Form::native() }, Form::paper()] {
         let run = |device| {
             let m = model(device, DType::F32, &form);
             let (a, b) = (prompt(0, 100), prompt(1, 100));
             align_gradients(&m, m.adapter().expect("one"), &[&a, &b])
-                .unwrap_or_else(|e| panic!("{form:?}: {e}\n{:#?}", fake.take_faults()))
+                .unwrap_or_else(|e| panic!("{form:?}: {e}{}", driver.faults()))
         };
         let (want, got) = (run(Device::Cpu), run(GPU));
         for (l, (want, got)) in want.iter().zip(&got).enumerate() {
@@ -203,8 +217,81 @@ fn one_alignment_step_gives_the_same_gradients() {
 }
 
 #[test]
+fn alignment_in_half_precision_stays_close() {
+    let driver = driver();
+    let form = Form::native();
+    let run = |device, dtype| {
+        let m = model(device, dtype, &form);
+        let (a, b) = (prompt(0, 150), prompt(1, 150));
+        align_gradients(&m, m.adapter().expect("one"), &[&a, &b])
+            .unwrap_or_else(|e| panic!("{e}{}", driver.faults()))
+    };
+    let (want, got) = (run(Device::Cpu, DType::BF16), run(GPU, DType::BF16));
+    for (want, got) in want.iter().zip(&got) {
+        let (Some((want, _)), Some((got, grads))) = (want, got) else { panic!("a layer has none") };
+        assert!((want - got).abs() < 0.05 * want, "loss {got}, want {want}");
+        assert!(grads.tensors().iter().all(|(_, t)| t.f32().iter().all(|v| v.is_finite())));
+    }
+}
+
+#[test]
+fn a_captured_decode_is_the_step_itself() {
+    for reorder in [0, 5] {
+        let driver = driver();
+        if let Some(fake) = &driver.0 {
+            fake.set(&ptxsim_cuda::Options { reorder, ..Default::default() });
+        }
+        let small = Form { window: 8, sinks: 2, ..Form::native() };
+        for (dtype, form, converted) in [
+            (DType::F32, Form::native(), 0),
+            (DType::F32, Form::native(), 2),
+            (DType::F32, small, 1),
+            (DType::BF16, small, 2),
+        ] {
+            let m = model(GPU, dtype, &form);
+            // Rings that are filling, that fill while decoding, and that are full.
+            let mut sequences: Vec<_> = [5, if form.window == 8 { 7 } else { 60 }, 70]
+                .map(|len| {
+                    let mut seq = m.new_sequence(&m.plan(converted)).expect("a sequence");
+                    prefill(&m, &mut seq, &prompt(len, len)).expect("a prompt");
+                    seq
+                })
+                .into();
+            let mut replayed = GraphDecoder::new(&m, &sequences, 8).expect("a decoder");
+            let mut eager = GraphDecoder::new(&m, &sequences, 8).expect("a decoder").eager();
+            for step in 0..6u32 {
+                let tokens = [step + 3, 2 * step + 5, 40 - step];
+                let host = |v: dsla_model::core::View| {
+                    v.to_tensor().and_then(|t| t.to_device(Device::Cpu)).expect("a copy").to_vec_f32()
+                };
+                let got = host(replayed.step(&tokens).unwrap_or_else(|e| panic!("{e}{}", driver.faults())));
+                assert_eq!(
+                    got,
+                    host(eager.step(&tokens).expect("a step")),
+                    "{dtype} {converted} step {step}"
+                );
+                let mut steps: Vec<Step> = (sequences.iter_mut().zip(&tokens))
+                    .map(|(seq, t)| Step { seq, tokens: std::slice::from_ref(t), logits: Want::Last })
+                    .collect();
+                let want = m.forward(&mut steps).and_then(|t| Ok(t.to_device(Device::Cpu)?)).expect("a step");
+                let far = got.iter().zip(want.f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(
+                    far < if dtype == DType::F32 { 1e-3 } else { 0.1 },
+                    "{dtype} {converted} step {step}: {far}"
+                );
+            }
+            assert_eq!(replayed.lens()[0], 11);
+            assert!(replayed.step(&[1, 2]).is_err() && replayed.step(&[1, 2, VOCAB as u32]).is_err());
+        }
+        if let Some(fake) = &driver.0 {
+            fake.set(&ptxsim_cuda::Options::default());
+        }
+    }
+}
+
+#[test]
 fn the_engine_folds_a_running_sequence() {
-    let (_fake, _lock) = fake();
+    let _driver = driver();
     let model = model(GPU, DType::F32, &Form { window: 8, sinks: 2, ..Form::native() });
     let threshold = Threshold {
         queued_requests: usize::MAX,
@@ -249,10 +336,10 @@ fn the_engine_folds_a_running_sequence() {
 
 #[test]
 fn no_device_memory_is_left_behind() {
-    let (fake, _lock) = fake();
+    let driver = driver();
     // The first use of the device keeps its context and modules; memory is another matter.
     GPU.synchronize().expect("a device");
-    let before = (fake.live_bytes(), fake.live_allocations());
+    let before = driver.live();
     {
         let m = model(GPU, DType::F32, &Form::native());
         let plan = m.plan(1);
@@ -261,15 +348,16 @@ fn no_device_memory_is_left_behind() {
         align_gradients(&m, m.adapter().expect("one"), &[&tokens]).expect("gradients");
     }
     GPU.synchronize().expect("a device");
-    assert_eq!((fake.live_bytes(), fake.live_allocations()), before);
+    assert_eq!(driver.live(), before);
 }
 
 #[test]
 fn out_of_memory_is_one_line_and_loses_nothing() {
-    let (fake, _lock) = fake();
+    let driver = driver();
     let m = model(GPU, DType::F32, &Form::native());
     let mut seq = m.new_sequence(&m.plan(1)).expect("a sequence");
     prefill(&m, &mut seq, &prompt(0, 20)).expect("a prompt");
+    let Some(fake) = &driver.0 else { return eprintln!("a real driver does not fail on demand") };
     fake.fail_next("cuMemAllocAsync", 2);
     let error =
         m.forward(&mut [Step { seq: &mut seq, tokens: &[4], logits: Want::Last }]).unwrap_err().to_string();

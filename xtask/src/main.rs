@@ -1,5 +1,6 @@
 //! All automation of the workspace: `cargo xtask --help`.
 
+mod gpu_check;
 mod ptx;
 mod reference;
 mod steps;
@@ -37,6 +38,11 @@ xflags::xflags! {
             optional --json
             /// Write the table of resources instead of comparing with it.
             optional --bless
+        }
+        /// On a machine with a GPU: conformance, compute-sanitizer where it is, times; writes a record.
+        cmd gpu-check {
+            /// The record's file; benches/records/gpu-NAME.json when not given.
+            optional --out file: PathBuf
         }
         /// Build in release mode and run the demonstration.
         cmd demo {
@@ -81,6 +87,7 @@ fn run(flags: Xtask) -> anyhow::Result<()> {
         XtaskCmd::Ci(f) => run.ci(f.skip_tests),
         XtaskCmd::Tidy(_) => run.tidy(),
         XtaskCmd::Ptx(f) => ptx::run(&run, &f),
+        XtaskCmd::GpuCheck(f) => gpu_check::run(&run, f.out),
         XtaskCmd::Demo(f) => run.demo(f.distill),
         XtaskCmd::Bench(f) => run.bench(&f.args),
         XtaskCmd::Reference(f) => reference::run(&run, &f),

@@ -95,7 +95,7 @@ impl DslaAttention {
     }
 
     /// The two states' weights per query head [2, H].
-    fn gamma_weights(&self) -> Cow<'_, Tensor> {
+    pub(super) fn gamma_weights(&self) -> Cow<'_, Tensor> {
         match &self.gamma {
             Some(g) => Cow::Borrowed(g),
             None => Cow::Owned(self.params.gamma_weights(self.heads.heads)),
@@ -103,7 +103,7 @@ impl DslaAttention {
     }
 
     /// Decays per state and kv head.
-    fn decays(&self) -> usize {
+    pub(super) fn decays(&self) -> usize {
         match self.form.gate {
             Gate::Scalar => 1,
             Gate::Vector => self.form.features(self.heads.head_dim),
@@ -135,7 +135,7 @@ impl DslaAttention {
     }
 
     /// What the gates see: [T, G, 2 D] of un-rotated keys and values, or [T, 1, C].
-    fn gate_input(&self, k: &Tensor, v: &Tensor, hidden: Option<&Tensor>) -> Result<Tensor> {
+    pub(super) fn gate_input(&self, k: &Tensor, v: &Tensor, hidden: Option<&Tensor>) -> Result<Tensor> {
         let (t, g, d) = (k.dims()[0], self.heads.kv_heads, self.heads.head_dim);
         match self.form.gate_input {
             GateInput::Kv => {
@@ -158,7 +158,7 @@ impl DslaAttention {
         }
     }
 
-    fn log_decays(&self, gate_x: &Tensor) -> Result<Tensor> {
+    pub(super) fn log_decays(&self, gate_x: &Tensor) -> Result<Tensor> {
         let t = gate_x.dims()[0];
         let shape = [t, 2, self.heads.kv_heads, self.decays()];
         let mut y = Tensor::empty_on(gate_x.device(), shape, DType::F32)?;
@@ -167,7 +167,7 @@ impl DslaAttention {
         Ok(y)
     }
 
-    fn features(&self, x: dsla_kernels::View, map: &Option<Tensor>, scale: f32) -> Result<Tensor> {
+    pub(super) fn features(&self, x: dsla_kernels::View, map: &Option<Tensor>, scale: f32) -> Result<Tensor> {
         let [t, n, d] = x.dims("dsla", "features")?;
         match (self.form.feature_map, map) {
             (FeatureMap::SoftmaxPm, Some(w)) => {
@@ -198,19 +198,19 @@ impl DslaAttention {
         phi.zero_rows(0, sinks)
     }
 
-    fn query_scale(&self) -> f32 {
+    pub(super) fn query_scale(&self) -> f32 {
         1.0 / (self.heads.head_dim as f32).sqrt()
     }
 
     /// A per-head tensor of the parameters, or zeros: forms without a window have none.
-    fn per_head<'a>(&self, x: &'a Option<Tensor>) -> Result<Cow<'a, Tensor>> {
+    pub(super) fn per_head<'a>(&self, x: &'a Option<Tensor>) -> Result<Cow<'a, Tensor>> {
         match x {
             Some(x) => Ok(Cow::Borrowed(x)),
             None => Ok(Cow::Owned(Tensor::zeros_on(self.device(), [self.heads.heads], DType::F32)?)),
         }
     }
 
-    fn normalizer(&self) -> op::Normalizer {
+    pub(super) fn normalizer(&self) -> op::Normalizer {
         match self.form.normalizer {
             Normalizer::None => op::Normalizer::None,
             Normalizer::Sum => op::Normalizer::Sum,
@@ -310,6 +310,8 @@ impl DslaAttention {
         let (t, h) = (q.dims()[0], self.heads.heads);
         let p = &self.params;
         let gate_x = self.gate_input(plain_k, &v, hidden)?;
+        // On a GPU keys and values have one dtype, as in a cache; the host takes exact values beside rounded keys.
+        let v = if v.device() == Device::Cpu { v } else { v.to_dtype(k.dtype())? };
         let log_decay = self.log_decays(&gate_x)?;
         let leaving = t.saturating_sub(self.form.window);
         let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;

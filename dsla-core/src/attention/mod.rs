@@ -1,9 +1,11 @@
 //! The two kinds of attention a layer can run, over the same projections.
 
 mod dsla;
+mod pool;
 mod softmax;
 
 pub use dsla::{DslaAttention, DslaState, Saved};
+pub use pool::{DslaPool, KvPool, Places};
 pub use softmax::{KvCache, softmax_attention};
 
 use dsla_kernels::ops::copy;

@@ -1,8 +1,10 @@
 //! Tools of the PTX kernels, which `cargo xtask ptx` calls: `emit DIR` writes every expanded module, `list` names them,
+//! `device` names GPU 0, `time` times the representative cases on it,
 //! `report TABLE [--json]` runs each op's representative cases on the simulator and says what its kernels cost.
 
 mod gpu;
 mod report;
+mod time;
 
 use std::path::Path;
 
@@ -16,9 +18,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             Ok(())
         }
+        ["device"] => {
+            println!("{}", dsla_kernels::cuda::context(0)?.name()?);
+            Ok(())
+        }
+        ["time"] => time::run(),
         ["report", table] => report::run(Path::new(table), false),
         ["report", table, "--json"] => report::run(Path::new(table), true),
-        _ => Err("usage: ptx emit DIR | ptx list | ptx report TABLE [--json]".into()),
+        _ => Err("usage: ptx emit DIR | list | device | time | report TABLE [--json]".into()),
     }
 }
 

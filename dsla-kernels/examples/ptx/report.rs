@@ -2,7 +2,8 @@
 //! kernel. Times are roofline estimates from data sheets, never measurements.
 
 use crate::gpu::{GPUS, SM_80, SM_90, occupancy};
-use dsla_kernels::{Device, Tensor};
+use dsla_kernels::case::Rng;
+use dsla_kernels::{DType, Device, Tensor};
 use ptxsim::Counters;
 use ptxsim_cuda::{Fake, LaunchInfo, Options};
 use std::collections::BTreeMap;
@@ -92,22 +93,20 @@ pub fn run(table: &Path, json: bool) -> Result<(), Box<dyn std::error::Error>> {
         for case in cases.iter().filter(|c| c.bench) {
             let inputs: Vec<Tensor> =
                 case.inputs.iter().map(|i| i.tensor.to_device(Device::Cuda(0))).collect::<Result<_, _>>()?;
-            Device::Cuda(0).synchronize()?;
-            fake.take_launches();
-            if let Err(e) = (case.run)(&inputs).and_then(|_| Device::Cuda(0).synchronize()) {
-                eprintln!("{op} {}: {e}", case.id);
-                fake.take_faults().iter().for_each(|f| eprintln!("  {f}"));
+            let Some(outs) = measure(&fake, op, &case.id, &mut rows, &registers, || (case.run)(&inputs))
+            else {
                 continue;
-            }
-            let launches = fake.take_launches();
-            let mut kernels: BTreeMap<&str, Vec<&LaunchInfo>> = BTreeMap::new();
-            launches.iter().for_each(|l| kernels.entry(&l.kernel).or_default().push(l));
-            let first = rows.len();
-            for (kernel, launches) in kernels {
-                rows.push(row(op, &case.id, kernel, &launches, &registers));
-            }
-            let bytes = rows[first..].iter().map(Row::bytes).sum();
+            };
+            let bytes = rows.iter().filter(|r| r.op == op && r.case == case.id).map(Row::bytes).sum();
             wholes.push(Whole { op, case: case.id.clone(), bytes, least: case.bytes });
+            if let Some(backward) = &case.backward {
+                let mut rng = Rng::new(7);
+                let douts =
+                    outs.iter().map(|t| rng.tensor(t.dims(), 1.0, DType::F32).to_device(Device::Cuda(0)));
+                let douts: Vec<Tensor> = douts.collect::<Result<_, _>>()?;
+                let id = format!("{} backward", case.id);
+                measure(&fake, op, &id, &mut rows, &registers, || backward(&inputs, &douts));
+            }
         }
     }
     if json {
@@ -118,13 +117,39 @@ pub fn run(table: &Path, json: bool) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn row(
+/// Run something on the device and add a row per kernel it launches; None (and a line on stderr) where it fails.
+fn measure<T>(
+    fake: &Fake,
     op: &'static str,
     case: &str,
-    kernel: &str,
-    launches: &[&LaunchInfo],
-    registers: &BTreeMap<String, ([u32; 2], u32)>,
-) -> Row {
+    rows: &mut Vec<Row>,
+    registers: &Resources,
+    run: impl FnOnce() -> dsla_kernels::Result<T>,
+) -> Option<T> {
+    let device = Device::Cuda(0);
+    let done = device.synchronize().and_then(|()| {
+        fake.take_launches();
+        let out = run()?;
+        device.synchronize()?;
+        Ok(out)
+    });
+    match done {
+        Ok(out) => {
+            let launches = fake.take_launches();
+            let mut kernels: BTreeMap<&str, Vec<&LaunchInfo>> = BTreeMap::new();
+            launches.iter().for_each(|l| kernels.entry(&l.kernel).or_default().push(l));
+            rows.extend(kernels.into_iter().map(|(kernel, l)| row(op, case, kernel, &l, registers)));
+            Some(out)
+        }
+        Err(e) => {
+            eprintln!("{op} {case}: {e}");
+            fake.take_faults().iter().for_each(|f| eprintln!("  {f}"));
+            None
+        }
+    }
+}
+
+fn row(op: &'static str, case: &str, kernel: &str, launches: &[&LaunchInfo], registers: &Resources) -> Row {
     let (used, fixed) = registers.get(kernel).copied().unwrap_or(([0, 0], 0));
     let l = launches[0];
     let (block, smem) = (l.block.iter().product(), fixed + l.shared);
@@ -161,8 +186,11 @@ fn add(a: &mut Counters, b: &Counters) {
     a.mma_cycles += b.mma_cycles;
 }
 
+/// By entry: registers on sm_80 and sm_90, static shared memory.
+type Resources = BTreeMap<String, ([u32; 2], u32)>;
+
 /// By entry: the most registers any of its modules takes on sm_80 and sm_90, and static shared memory.
-fn registers(table: &Path) -> Result<BTreeMap<String, ([u32; 2], u32)>, Box<dyn std::error::Error>> {
+fn registers(table: &Path) -> Result<Resources, Box<dyn std::error::Error>> {
     let mut all = BTreeMap::new();
     for line in std::fs::read_to_string(table)?.lines().filter(|l| !l.starts_with('#')) {
         let words: Vec<&str> = line.split(' ').collect();
@@ -198,9 +226,13 @@ fn print_table(rows: &[Row], wholes: &[Whole]) {
         let head = format!("{} {}", r.op, r.case);
         if head != last {
             let whole = wholes.iter().find(|w| w.op == r.op && w.case == r.case);
-            let over = whole.map_or(1.0, |w| ratio(w.bytes, w.least, 1.0));
-            let mark = if over > DRAM { "  MISSES: DRAM bytes" } else { "" };
-            println!("{head}: {over:.2}x the least bytes{mark}");
+            match whole.map(|w| ratio(w.bytes, w.least, 1.0)) {
+                Some(over) => {
+                    let mark = if over > DRAM { "  MISSES: DRAM bytes" } else { "" };
+                    println!("{head}: {over:.2}x the least bytes{mark}");
+                }
+                None => println!("{head}"),
+            }
             last = head;
         }
         let us = |i: usize| format!("{:.1}", 1e6 * r.estimate(&GPUS[i]));

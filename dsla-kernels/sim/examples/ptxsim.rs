@@ -1,9 +1,11 @@
 //! `ptxsim run kernel.ptx --entry NAME --grid 1 --block 32 [--shared N] --buf f32:1024 --arg u32:5 ...`
 //!
+//! `ptxsim check FILE ...`
+//!
 //! `--buf` and `--arg` are the kernel's parameters in order. A buffer is `TYPE:COUNT`, filled with 0, 1, 2 ..., or `TYPE:COUNT:?`,
 //! left unwritten. Prints the counters and each buffer's first values, or the fault.
 
-use ptxsim::{Counters, Launch, Memory, Module, Options, run};
+use ptxsim::{Counters, Launch, Memory, Mma, Module, Options, run};
 use std::error::Error;
 
 struct Buffer {
@@ -71,8 +73,21 @@ fn print(c: &Counters) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [check, paths @ ..] = args.as_slice()
+        && check == "check"
+    {
+        for p in paths {
+            let module = Module::parse(&std::fs::read_to_string(p)?).map_err(|e| format!("{p}: {e}"))?;
+            for e in module.entries() {
+                println!("{p}: {} {:?}, {} bytes of shared memory", e.name, e.params, e.shared_bytes);
+            }
+        }
+        return Ok(());
+    }
     let (Some("run"), Some(path)) = (args.first().map(String::as_str), args.get(1)) else {
-        return Err("usage: ptxsim run FILE --entry NAME --grid 1 --block 32 --buf f32:1024 --arg u32:5".into());
+        return Err(
+            "usage: ptxsim run FILE --entry NAME --grid 1 --block 32 --buf f32:1024 --arg u32:5".into()
+        );
     };
     let module = Module::parse(&std::fs::read_to_string(path)?)?;
     let mut memory = Memory::new(1 << 34);
@@ -88,6 +103,15 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--shared" => shared = value.parse()?,
             "--schedule" => options.schedule = value.parse()?,
             "--perturb" => options.perturb = Some(value.parse()?),
+            "--races" => options.races = value == "on",
+            "--mma" => {
+                options.mma = match value.as_str() {
+                    "exact" => Mma::Exact,
+                    "sequential" => Mma::Sequential,
+                    "truncate" => Mma::Truncate,
+                    _ => return Err(format!("--mma {value} is not known").into()),
+                }
+            }
             "--arg" => {
                 let (ty, v) = value.split_once(':').ok_or("--arg wants TYPE:VALUE")?;
                 let bytes = encode(ty, v.parse()?)?;

@@ -11,8 +11,10 @@ pub(crate) enum Tok {
     Int(u64),
     /// `0fXXXXXXXX`.
     F32(u32),
-    /// `0dXXXXXXXXXXXXXXXX`, or a decimal with a point.
+    /// `0dXXXXXXXXXXXXXXXX`.
     F64(u64),
+    /// A decimal with a point or exponent, as f64 bits.
+    Decimal(u64),
     /// A quoted string, contents dropped.
     Text,
     /// One of `{}[]()<>,;:@!|+-=`.
@@ -28,6 +30,7 @@ impl std::fmt::Display for Tok {
             Tok::Int(i) => write!(f, "`{i}`"),
             Tok::F32(b) => write!(f, "`0f{b:08X}`"),
             Tok::F64(b) => write!(f, "`0d{b:016X}`"),
+            Tok::Decimal(b) => write!(f, "`{:?}`", f64::from_bits(*b)),
             Tok::Text => write!(f, "a string"),
             Tok::Punct(c) => write!(f, "`{c}`"),
             Tok::End => write!(f, "the end of the text"),
@@ -97,8 +100,8 @@ pub(crate) fn lex(text: &str) -> Result<Vec<(Tok, usize)>, Fault> {
                 }
                 out.push((Tok::Word(text[start..i].to_string()), line));
             }
-            b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'@' | b'!' | b'|'
-            | b'+' | b'-' | b'=' => {
+            b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'@' | b'!'
+            | b'|' | b'+' | b'-' | b'=' => {
                 out.push((Tok::Punct(c as char), line));
                 i += 1;
             }
@@ -154,7 +157,7 @@ fn number(s: &str) -> Result<(Tok, usize), String> {
                 n = run(n, digits);
             }
             if float {
-                (s[..n].parse::<f64>().map(|v| Tok::F64(v.to_bits())).map_err(|e| e.to_string()), n)
+                (s[..n].parse::<f64>().map(|v| Tok::Decimal(v.to_bits())).map_err(|e| e.to_string()), n)
             } else if n > 1 && b[0] == b'0' {
                 (u64::from_str_radix(&s[1..n], 8).map(Tok::Int).map_err(|e| e.to_string()), n)
             } else {

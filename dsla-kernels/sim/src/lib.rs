@@ -1,4 +1,4 @@
-//! A functional simulator of PTX kernels.
+#![doc = include_str!("../README.md")]
 
 mod bits;
 mod counters;

@@ -80,7 +80,11 @@ impl Memory {
             let at = a.init.first_clear(o, bytes.len()).unwrap_or(o);
             return Err(Fault {
                 kind: FaultKind::Uninitialised,
-                detail: format!("read {} bytes at {address:#x}: byte {} was never written", bytes.len(), at - o),
+                detail: format!(
+                    "read {} bytes at {address:#x}: byte {} was never written",
+                    bytes.len(),
+                    at - o
+                ),
                 kernel: String::new(),
                 line: 0,
             });
@@ -149,7 +153,9 @@ impl Memory {
                 format!("bytes {o}..{} of an allocation of {} bytes", o.saturating_add(n), a.data.len())
             }
             Some(Slot::Freed(len)) => format!("byte {o} of a freed allocation of {len} bytes"),
-            None if address >> STRIPE == 0 => "no allocation there: a null or plain-number pointer".to_string(),
+            None if address >> STRIPE == 0 => {
+                "no allocation there: a null or plain-number pointer".to_string()
+            }
             None => "no allocation there".to_string(),
         }
     }

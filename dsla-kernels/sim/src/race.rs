@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 /// Times fit in 26 bits beside a lane.
 const TIME_LIMIT: u32 = (1 << 26) - 2;
+/// log2 of the bytes of a granule before the first access that needs finer ones.
+const COARSE: u32 = 4;
 /// The lane of a read by several lanes.
 const MANY: u32 = 63;
 
@@ -36,12 +38,11 @@ pub(crate) struct Clash {
 pub(crate) struct SharedRaces {
     /// log2 of the bytes of one granule: as fine as the finest access so far.
     shift: u32,
-    warps: usize,
     bytes: usize,
     /// time << 32 | thread << 2 | landing << 1 | strong
     writer: Vec<u64>,
-    /// Per granule and warp: time << 6 | lane
-    readers: Vec<u32>,
+    /// Per warp and granule: time << 6 | lane
+    readers: Vec<Vec<u32>>,
     now: u32,
     own: [u32; 32],
     seen: [[u32; 32]; 32],
@@ -49,13 +50,12 @@ pub(crate) struct SharedRaces {
 
 impl SharedRaces {
     pub fn new(bytes: usize, warps: usize) -> SharedRaces {
-        let g = bytes.div_ceil(4);
+        let g = bytes.div_ceil(1 << COARSE);
         SharedRaces {
-            shift: 2,
-            warps,
+            shift: COARSE,
             bytes,
             writer: vec![0; g],
-            readers: vec![0; g * warps],
+            readers: vec![vec![0; g]; warps],
             now: 0,
             own: [0; 32],
             seen: [[0; 32]; 32],
@@ -66,7 +66,7 @@ impl SharedRaces {
     pub fn start(&mut self) {
         if self.now > TIME_LIMIT / 2 {
             self.writer.fill(0);
-            self.readers.fill(0);
+            self.readers.iter_mut().for_each(|r| r.fill(0));
             self.now = 0;
         }
         self.now += 1;
@@ -99,13 +99,22 @@ impl SharedRaces {
         }
     }
 
+    #[cold]
     fn refine(&mut self, shift: u32) {
         let times = 1 << (self.shift - shift);
         let g = self.bytes.div_ceil(1 << shift);
         self.writer = (0..g).map(|i| self.writer[i / times]).collect();
-        self.readers =
-            (0..g).flat_map(|i| self.readers[i / times * self.warps..][..self.warps].iter().copied()).collect();
+        for r in &mut self.readers {
+            *r = (0..g).map(|i| r[i / times]).collect();
+        }
         self.shift = shift;
+    }
+
+    /// A copy lands: nobody has touched the bytes since they were promised, when `touch` checked them.
+    pub fn land(&mut self, at: usize, n: usize, warp: usize, lane: usize) {
+        let first = at >> self.shift;
+        let thread = (warp * 33 + lane) as u64;
+        self.writer[first..first + (n >> self.shift)].fill(u64::from(self.now) << 32 | thread << 2 | 2);
     }
 
     /// Record an access of `n` bytes, or say whom it races with.
@@ -116,41 +125,39 @@ impl SharedRaces {
         }
         let (w, lane) = (t.warp, t.lane);
         let first = at >> self.shift;
-        let last = first + (n >> self.shift);
-        for g in first..last {
-            let e = self.writer[g];
-            if e != 0 && !(t.strong && e & 1 == 1) {
-                let (time, thread) = ((e >> 32) as u32, (e >> 2) as usize & 0xFFFF);
-                let (ow, ol) = (thread / 33, thread % 33);
-                let ordered = if ow == w { ol == lane || time < self.own[w] } else { time < self.seen[w][ow] };
-                if !ordered {
-                    return Err(Clash {
-                        warp: ow,
-                        lane: (ol < 32).then_some(ol),
-                        wrote: true,
-                        landing: e & 2 != 0,
-                    });
-                }
+        let range = first..first + (n >> self.shift);
+        let mut checked = 0;
+        for &e in &self.writer[range.clone()] {
+            if e == checked || t.strong && e & 1 == 1 {
+                continue;
             }
-            let base = g * self.warps;
-            if t.write {
-                let readers = &self.readers[base..base + self.warps];
-                for (v, &r) in readers.iter().enumerate() {
+            checked = e;
+            let (time, thread) = ((e >> 32) as u32, (e >> 2) as usize & 0xFFFF);
+            let (ow, ol) = (thread / 33, thread % 33);
+            let ordered = if ow == w { ol == lane || time < self.own[w] } else { time < self.seen[w][ow] };
+            if e != 0 && !ordered {
+                let lane = (ol < 32).then_some(ol);
+                return Err(Clash { warp: ow, lane, wrote: true, landing: e & 2 != 0 });
+            }
+        }
+        if t.write {
+            for (v, readers) in self.readers.iter().enumerate() {
+                let limit = if v == w { self.own[w] } else { self.seen[w][v] };
+                for &r in &readers[range.clone()] {
                     let (time, ol) = (r >> 6, r & MANY);
-                    let limit = if v == w { self.own[w] } else { self.seen[w][v] };
-                    if r != 0 && time >= limit && (v != w || ol != lane as u32) {
+                    if time >= limit && r != 0 && (v != w || ol != lane as u32) {
                         let lane = (ol < 32).then_some(ol as usize);
                         return Err(Clash { warp: v, lane, wrote: false, landing: false });
                     }
                 }
-                let thread = (w * 33 + lane) as u64;
-                self.writer[g] = u64::from(self.now) << 32
-                    | thread << 2
-                    | u64::from(t.landing) << 1
-                    | u64::from(t.strong);
-            } else if !t.strong {
-                let r = &mut self.readers[base + w];
-                let other = *r != 0 && *r >> 6 >= self.own[w] && *r & MANY != lane as u32;
+            }
+            let thread = (w * 33 + lane) as u64;
+            let flags = u64::from(t.landing) << 1 | u64::from(t.strong);
+            self.writer[range].fill(u64::from(self.now) << 32 | thread << 2 | flags);
+        } else if !t.strong {
+            let own = self.own[w];
+            for r in &mut self.readers[w][range] {
+                let other = *r != 0 && *r >> 6 >= own && *r & MANY != lane as u32;
                 *r = self.now << 6 | if other || lane > 31 { MANY } else { lane as u32 };
             }
         }
@@ -171,8 +178,8 @@ pub(crate) struct Shadow {
 
 impl Shadow {
     pub fn new(bytes: usize) -> Shadow {
-        let g = bytes.div_ceil(4);
-        Shadow { shift: 2, bytes, writer: vec![0; g], reader: vec![0; g] }
+        let g = bytes.div_ceil(1 << COARSE);
+        Shadow { shift: COARSE, bytes, writer: vec![0; g], reader: vec![0; g] }
     }
 
     fn refine(&mut self, shift: u32) {
@@ -297,9 +304,10 @@ impl GlobalRaces {
         let first = at >> s.shift;
         for g in first..first + (n >> s.shift) {
             let w = s.writer[g];
-            let mine = w & !STRONG == me;
-            if w != 0 && !mine && !(strong && w & STRONG != 0) && !self.ordered(w & !STRONG) {
-                return Err((Some(self.intervals[(w & !STRONG) as usize]), true));
+            let by = w & !STRONG;
+            let fine = w == 0 || by == me || strong && w != by || self.ordered(by);
+            if !fine {
+                return Err((Some(self.intervals[by as usize]), true));
             }
             let r = s.reader[g];
             if write {

@@ -50,18 +50,20 @@ impl Shared {
             ));
         }
         let o = at as usize;
-        if o % n.next_power_of_two() != 0 {
+        if !o.is_multiple_of(n.next_power_of_two()) {
             return Err(Hit::new(
                 FaultKind::Misaligned,
                 lane,
                 format!("{n} bytes at shared address {at:#x}, not a multiple of {n}"),
             ));
         }
-        if self.waiting > 0 && !t.landing && self.pending.any(o, n) {
+        if self.waiting > 0 && self.pending.any(o, n) {
             return Err(Hit::new(
                 FaultKind::AsyncPending,
                 lane,
-                format!("{n} bytes at shared address {at:#x}, where a cp.async has not landed: wait first"),
+                format!(
+                    "{n} bytes at shared address {at:#x}, where a cp.async has not landed: it wants its wait first"
+                ),
             ));
         }
         if !t.write && !self.init.all(o, n) {
@@ -80,7 +82,9 @@ impl Shared {
                 None => format!("several threads of warp {}", c.warp),
             };
             let (kind, how) = match (c.landing, c.wrote) {
-                (true, _) => (FaultKind::AsyncPending, "copied by cp.async, waited for, but no barrier since"),
+                (true, _) => {
+                    (FaultKind::AsyncPending, "copied by cp.async, waited for, but no barrier since")
+                }
                 (_, true) => (FaultKind::SharedRace, "written"),
                 _ => (FaultKind::SharedRace, "read"),
             };
@@ -101,10 +105,6 @@ impl Shared {
     pub fn promise(&mut self, at: u64, n: usize, warp: usize, lane: usize) -> Result<usize, Hit> {
         let written = usize::try_from(at).is_ok_and(|o| o + n <= self.data.len() && self.init.all(o, n));
         let o = self.check(at, n, Touch { warp, lane, write: true, landing: true, strong: false })?;
-        if self.pending.any(o, n) {
-            let detail = format!("cp.async to shared address {at:#x}, where another has not landed");
-            return Err(Hit::new(FaultKind::AsyncPending, Some(lane), detail));
-        }
         if !written {
             self.init.clear(o, n);
         }
@@ -113,9 +113,15 @@ impl Shared {
         Ok(o)
     }
 
-    /// It has landed.
-    pub fn landed(&mut self, o: usize, n: usize) {
+    /// It has landed: the thread that issued it wrote these bytes now.
+    pub fn land(&mut self, o: usize, bytes: &[u8], warp: usize, lane: usize) {
+        let n = bytes.len();
         self.pending.clear(o, n);
         self.waiting -= n;
+        self.init.set(o, n);
+        self.data[o..o + n].copy_from_slice(bytes);
+        if let Some(r) = &mut self.races {
+            r.land(o, n, warp, lane);
+        }
     }
 }

@@ -246,6 +246,16 @@ impl Launch {
     }
 }
 
+impl View<'_> {
+    /// The address of a device tensor; 0 on the host: which of two paths its alignment allows.
+    pub(crate) fn address(&self) -> u64 {
+        match &self.place {
+            Place::Cuda(p) => p.address,
+            Place::Host(_) => 0,
+        }
+    }
+}
+
 impl ViewMut<'_> {
     /// The address of a device tensor; 0 on the host. For tests.
     #[doc(hidden)]

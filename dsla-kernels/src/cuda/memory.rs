@@ -13,6 +13,8 @@ pub(crate) struct Buffer {
     dtype: DType,
     /// Elements that fit.
     capacity: usize,
+    /// Memory of a graph's arena, which this is a piece of; None: an allocation of its own.
+    arena: Option<Arc<Buffer>>,
 }
 
 /// Borrowed device memory.
@@ -72,11 +74,15 @@ impl Buffer {
         context.bind()?;
         let bytes = capacity * dtype.size();
         if bytes == 0 {
-            return Ok(Buffer { context, address: 0, dtype, capacity: 0 });
+            return Ok(Buffer { context, address: 0, dtype, capacity: 0, arena: None });
+        }
+        if let Some(piece) = super::graph::captured(&context, bytes) {
+            let (address, arena) = piece?;
+            return Ok(Buffer { context, address, dtype, capacity, arena: Some(arena) });
         }
         // SAFETY: the stream is alive; the memory is not read before it is written (that is what `empty` means).
         match unsafe { result::malloc_async(context.stream().cu_stream(), bytes) } {
-            Ok(address) => Ok(Buffer { context, address, dtype, capacity }),
+            Ok(address) => Ok(Buffer { context, address, dtype, capacity, arena: None }),
             Err(e) if e.0 == cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let free = result::mem_get_info().map_or(0, |(free, _)| free);
                 Err(Error::OutOfMemory { device: context.device(), want: bytes, free })
@@ -87,6 +93,11 @@ impl Buffer {
 
     pub fn device(&self) -> Device {
         self.context.device()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.capacity * self.dtype.size()
     }
 
     pub fn ptr(&self) -> DevicePtr<'_> {
@@ -143,12 +154,23 @@ impl Buffer {
         Ok(copy)
     }
 
+    /// A copy of borrowed memory.
+    pub fn copy_of(from: DevicePtr, len: usize) -> Result<Buffer> {
+        let copy = Buffer::on(from.context.clone(), len, from.dtype)?;
+        copy.take_from(0, from, len)?;
+        Ok(copy)
+    }
+
     /// Copy `n` elements of another buffer here.
     fn take(&self, to: usize, other: &Buffer, from: usize, n: usize) -> Result<()> {
+        self.take_from(to, other.ptr().offset(from), n)
+    }
+
+    fn take_from(&self, to: usize, from: DevicePtr, n: usize) -> Result<()> {
         if n == 0 {
             return Ok(());
         }
-        let (dst, src) = (self.ptr().offset(to).address, other.ptr().offset(from).address);
+        let (dst, src) = (self.ptr().offset(to).address, from.address);
         self.context.bind()?;
         // SAFETY: both ranges are inside their buffers, which are two allocations.
         unsafe {
@@ -183,7 +205,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.address != 0 && self.context.bind().is_ok() {
+        if self.address != 0 && self.arena.is_none() && self.context.bind().is_ok() {
             // SAFETY: allocated by `on`, freed once, in stream order after every kernel that was given it. An error
             // here is one of an earlier kernel; the next call reports it.
             let _ = unsafe { result::free_async(self.address, self.context.stream().cu_stream()) };

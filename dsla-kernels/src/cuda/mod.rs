@@ -4,14 +4,17 @@
 //! program order; a buffer is freed on the same stream, after the kernels that use it.
 
 mod expr;
+mod graph;
 mod launch;
 mod memory;
 mod source;
 pub mod template;
+pub(crate) mod tiles;
 
+pub use graph::Graph;
 pub use launch::{Grid, Launch, launch};
 pub(crate) use memory::{Buffer, DevicePtr, DevicePtrMut};
-pub use source::{Source, Variant, mutate};
+pub use source::{Mutation, Source, Variant, mutate};
 
 use crate::{Device, Error, Result};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -75,6 +78,13 @@ impl Context {
     /// The device.
     pub fn device(&self) -> Device {
         Device::Cuda(self.ordinal)
+    }
+
+    /// The device's name.
+    ///
+    /// Errors: the driver's refusal.
+    pub fn name(&self) -> Result<String> {
+        self.cuda.name().map_err(|e| self.failed("name", e))
     }
 
     /// Its streaming multiprocessors: how many blocks fill it.

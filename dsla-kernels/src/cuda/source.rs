@@ -101,6 +101,21 @@ struct Key {
     entry: &'static str,
 }
 
+impl Source {
+    /// Names of the kernels of a specialisation.
+    ///
+    /// Errors: as [`Source::expand`].
+    pub fn entries(&self, values: &[&str]) -> Result<Vec<String>> {
+        let text = self.expand(values)?;
+        let name = |l: &str| {
+            l.trim()
+                .strip_prefix(".visible .entry ")
+                .map(|r| r.split('(').next().unwrap_or(r).trim().to_string())
+        };
+        Ok(text.lines().filter_map(name).collect())
+    }
+}
+
 impl Modules {
     pub fn get(
         &self,
@@ -156,15 +171,25 @@ pub(crate) fn signature(text: &str, entry: &str) -> Option<Vec<(String, String)>
     Some(params)
 }
 
-static MUTATION: Mutex<Option<(&'static str, String, String)>> = Mutex::new(None);
+/// A planted fault: in one entry of one source, the first occurrence of a text becomes another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mutation {
+    /// Name of the source.
+    pub source: String,
+    /// The kernel.
+    pub entry: String,
+    /// A text that occurs in the expanded kernel.
+    pub from: String,
+    /// What it becomes.
+    pub to: String,
+}
 
-/// Replace text in one source's kernels from now on, on every device, or stop doing so: how the mutation suite plants
-/// its faults. Loaded kernels are forgotten.
-///
-/// `mutation`: name of the source, what to replace (it must occur), with what.
-pub fn mutate(mutation: Option<(&'static str, &str, &str)>) {
-    *MUTATION.lock().unwrap_or_else(PoisonError::into_inner) =
-        mutation.map(|(s, a, b)| (s, a.into(), b.into()));
+static MUTATION: Mutex<Option<Mutation>> = Mutex::new(None);
+
+/// Plant a fault in every module loaded from now on, or stop doing so: the mutation suite's way in. Loaded kernels are
+/// forgotten.
+pub fn mutate(mutation: Option<Mutation>) {
+    *MUTATION.lock().unwrap_or_else(PoisonError::into_inner) = mutation;
     for c in super::CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         c.modules.clear();
     }
@@ -172,10 +197,25 @@ pub fn mutate(mutation: Option<(&'static str, &str, &str)>) {
 
 fn mutated(source: &Source, text: String) -> String {
     match &*MUTATION.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some((name, from, to)) if *name == source.name => {
-            assert!(text.contains(from), "mutation: {from:?} does not occur in {name}");
-            text.replacen(from, to, 1)
-        }
+        Some(m) if m.source == source.name => m.apply(&text).unwrap_or(text),
         _ => text,
     }
+}
+
+impl Mutation {
+    /// The text with the fault in it; None where it does not occur.
+    pub fn apply(&self, text: &str) -> Option<String> {
+        let begin = entry_at(text, &self.entry)?;
+        let end = text[begin + 6..].find(".entry").map_or(text.len(), |at| begin + 6 + at);
+        let at = begin + text[begin..end].find(&self.from)?;
+        Some(format!("{}{}{}", &text[..at], self.to, &text[at + self.from.len()..]))
+    }
+}
+
+/// Where `.entry NAME` stands.
+fn entry_at(text: &str, entry: &str) -> Option<usize> {
+    text.match_indices(".entry").map(|(at, _)| at).find(|at| {
+        let rest = text[at + 6..].trim_start();
+        rest.strip_prefix(entry).is_some_and(|r| !r.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+    })
 }

@@ -2,6 +2,7 @@
 
 use ptxsim::{Counters, FaultKind, Mma};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// The boundary's version: a library of another one is refused.
 pub const VERSION: u32 = 1;
@@ -151,8 +152,7 @@ struct CountersWire {
     mma_flops: u64,
     issue_cycles: f64,
     mma_cycles: f64,
-    #[serde(default)]
-    lines: std::collections::HashMap<usize, u64>,
+    lines: HashMap<usize, u64>,
 }
 
 /// What a test asks of the library.

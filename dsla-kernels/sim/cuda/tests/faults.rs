@@ -50,7 +50,9 @@ fn a_lazy_fault_comes_later() {
     // SAFETY: it is the test that 64 threads write 60 elements.
     let launched = unsafe { stream.launch_builder(&f).arg(&mut y).launch(ONE) };
     assert_eq!(code(launched), CUresult::CUDA_SUCCESS);
+    drop(stream.alloc_zeros::<u32>(8).unwrap());
     assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_eq!((fake.usage().pending, fake.live_allocations()), (0, 1));
     assert_eq!(code(context.synchronize()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     assert_eq!(fake.take_faults().len(), 1);
     fake.clear_error();
@@ -179,4 +181,25 @@ fn wrong_handles_are_refused() {
         assert_eq!(code(result::module::unload(nothing as sys::CUmodule)), invalid);
         assert_eq!(code(result::graph::destroy(nothing as sys::CUgraph)), invalid);
     }
+}
+
+/// Two blocks write the same elements: found when races are looked for.
+#[test]
+fn options_reach_the_simulator() {
+    let run = |races| {
+        let (fake, context) = device();
+        fake.set(&Options { races, schedule: 3, perturb: Some(1), ..Options::default() });
+        assert_eq!(fake.options().races, races);
+        let stream = context.default_stream();
+        let f = kernel(&context, "shared");
+        let mut y = stream.alloc_zeros::<u32>(64).unwrap();
+        let config = LaunchConfig { grid_dim: (2, 1, 1), shared_mem_bytes: 256, ..ONE };
+        // SAFETY: 64 threads of each block write 64 elements.
+        let launched = code(unsafe { stream.launch_builder(&f).arg(&mut y).launch(config) }.map(drop));
+        (launched, fake.take_faults().pop())
+    };
+    assert_eq!(run(false), (CUresult::CUDA_SUCCESS, None));
+    let (launched, fault) = run(true);
+    assert_eq!(launched, CUresult::CUDA_ERROR_ASSERT);
+    assert!(fault.is_some_and(|f| f.is(FaultKind::GlobalRace)));
 }

@@ -3,10 +3,11 @@
 mod common;
 
 use common::*;
-use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{
     CUgraphInstantiate_flags as Flags, CUresult, CUstreamCaptureMode as Mode, CUstreamCaptureStatus as Status,
 };
+use cudarc::driver::{CudaFunction, CudaGraph, CudaSlice, CudaStream, result};
+use std::sync::Arc;
 
 fn ended(outcome: Result<Option<CudaGraph>, cudarc::driver::DriverError>) -> CUresult {
     outcome.err().map_or(CUresult::CUDA_SUCCESS, |e| e.0)
@@ -16,9 +17,7 @@ fn ended(outcome: Result<Option<CudaGraph>, cudarc::driver::DriverError>) -> CUr
 /// calls made three times, under every seed.
 #[test]
 fn replay_equals_eager() {
-    let round = |stream: &_, side: &_, f: &_, x: &_, y: &mut _, z: &mut _| {
-        let stream: &std::sync::Arc<cudarc::driver::CudaStream> = stream;
-        let side: &std::sync::Arc<cudarc::driver::CudaStream> = side;
+    let round = |stream: &Arc<CudaStream>, side: &Arc<CudaStream>, f: &_, x: &_, y: &mut _, z: &mut _| {
         side.join(stream).unwrap();
         saxpy(side, f, 2.0, x, z).unwrap();
         saxpy(stream, f, 1.0, x, y).unwrap();
@@ -64,25 +63,56 @@ fn replay_equals_eager() {
     }
 }
 
+/// A graph that doubles y: a copy to z, and z added. Whatever overlaps it spoils it.
+fn doubling(
+    stream: &Arc<CudaStream>,
+    f: &CudaFunction,
+    y: &mut CudaSlice<f32>,
+    z: &mut CudaSlice<f32>,
+) -> CudaGraph {
+    stream.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+    stream.memcpy_dtod(y, z).unwrap();
+    saxpy(stream, f, 1.0, z, y).unwrap();
+    stream.end_capture(Flags(0)).unwrap().unwrap()
+}
+
 /// A graph launched into a capture becomes part of it.
 #[test]
 fn graphs_nest() {
-    let (_fake, context) = reordered(5);
-    let f = kernel(&context, "saxpy");
-    let stream = context.new_stream().unwrap();
-    let x = stream.clone_htod(&ramp(64)).unwrap();
-    let mut y = stream.alloc_zeros::<f32>(64).unwrap();
-    stream.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
-    saxpy(&stream, &f, 1.0, &x, &mut y).unwrap();
-    let inner = stream.end_capture(Flags(0)).unwrap().unwrap();
-    stream.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
-    inner.launch().unwrap();
-    inner.launch().unwrap();
-    let outer = stream.end_capture(Flags(0)).unwrap().unwrap();
-    outer.launch().unwrap();
-    inner.launch().unwrap();
-    let want: Vec<f32> = ramp(64).iter().map(|x| 3.0 * x).collect();
-    assert_eq!(stream.clone_dtoh(&y).unwrap(), want);
+    for seed in 0..10 {
+        let (_fake, context) = reordered(seed);
+        let f = kernel(&context, "saxpy");
+        let stream = context.new_stream().unwrap();
+        let mut y = stream.clone_htod(&[1.0f32; 64]).unwrap();
+        let mut z = stream.alloc_zeros::<f32>(64).unwrap();
+        let inner = doubling(&stream, &f, &mut y, &mut z);
+        stream.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+        inner.launch().unwrap();
+        inner.launch().unwrap();
+        let outer = stream.end_capture(Flags(0)).unwrap().unwrap();
+        outer.launch().unwrap();
+        inner.launch().unwrap();
+        assert_eq!(stream.clone_dtoh(&y).unwrap(), [8.0; 64], "seed {seed}");
+    }
+}
+
+/// Launches of one instance run one after the other, in whatever streams.
+#[test]
+fn an_instance_does_not_overlap_itself() {
+    for seed in 0..20 {
+        let (_fake, context) = reordered(seed);
+        let f = kernel(&context, "saxpy");
+        let (stream, other) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let mut y = stream.clone_htod(&[1.0f32; 64]).unwrap();
+        let mut z = stream.alloc_zeros::<f32>(64).unwrap();
+        let graph = doubling(&stream, &f, &mut y, &mut z);
+        context.synchronize().unwrap();
+        graph.launch().unwrap();
+        // SAFETY: a live graph and a live stream of one context.
+        unsafe { result::graph::launch(graph.cu_graph_exec(), other.cu_stream()) }.unwrap();
+        context.synchronize().unwrap();
+        assert_eq!(stream.clone_dtoh(&y).unwrap(), [4.0; 64], "seed {seed}");
+    }
 }
 
 #[test]

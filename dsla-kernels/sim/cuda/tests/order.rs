@@ -116,6 +116,22 @@ fn the_legacy_stream_orders_blocking_streams_only() {
         context.synchronize().unwrap();
         got == [7; 16]
     };
+    // The other way round: a blocking stream's copy comes after what the legacy stream fills.
+    let back = |seed| {
+        let (_fake, context) = reordered(seed);
+        let stream = result::stream::create(result::stream::StreamKind::Default).unwrap();
+        let legacy = context.default_stream();
+        let x: CudaSlice<u32> = legacy.clone_htod(&[7; 16]).unwrap();
+        let y: CudaSlice<u32> = legacy.clone_htod(&[0; 16]).unwrap();
+        // SAFETY: two live allocations of 64 bytes, then a stream of this context that is used no more.
+        unsafe {
+            result::memcpy_dtod_async(address(&y), address(&x), 64, stream).unwrap();
+            result::stream::synchronize(stream).unwrap();
+            result::stream::destroy(stream).unwrap();
+        }
+        legacy.clone_dtoh(&y).unwrap() == [7; 16]
+    };
+    assert!((1..=20).all(back));
     assert!((1..=20).all(|seed| run(seed, || result::stream::StreamKind::Default)));
     assert!(!(1..=20).all(|seed| run(seed, || result::stream::StreamKind::NonBlocking)));
 }

@@ -157,7 +157,9 @@ impl Env<'_> {
         f: impl FnOnce(u64) -> u64,
     ) -> Run<u64> {
         let slot: &mut [u8] = match space {
-            Space::Global => self.global(at, size, lane, Touched { read: true, write: true, strong: true })?,
+            Space::Global => {
+                self.global(at, size, lane, Touched { read: true, write: true, strong: true })?
+            }
             Space::Shared => {
                 let read = Touch { warp: w.id, lane, write: false, landing: false, strong: true };
                 self.shared.check(at, size, read)?;
@@ -170,4 +172,3 @@ impl Env<'_> {
         Ok(old)
     }
 }
-

@@ -52,7 +52,8 @@ impl Env<'_> {
             return hit(FaultKind::DivergentBarrier, detail);
         }
         if count.is_none() && self.exited > 0 {
-            let detail = format!("barrier {id} of the whole CTA after {} of its threads have exited", self.exited);
+            let detail =
+                format!("barrier {id} of the whole CTA after {} of its threads have exited", self.exited);
             return hit(FaultKind::DivergentBarrier, detail);
         }
         let whole = count.is_none();

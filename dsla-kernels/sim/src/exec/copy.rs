@@ -4,7 +4,6 @@ use super::env::Touched;
 use super::{Env, Hit, Run, Warp, lanes};
 use crate::FaultKind;
 use crate::op::{Addr, Ix};
-use crate::race::Touch;
 
 struct Copy {
     lane: u8,
@@ -84,26 +83,20 @@ impl Env<'_> {
     }
 
     /// Land all but each lane's last `keep` groups; None: all, committed or not.
-    pub fn copy_wait(&mut self, w: &mut Warp, keep: Option<u32>, mask: u32) -> Run<()> {
+    pub fn copy_wait(&mut self, w: &mut Warp, keep: Option<u32>, mask: u32) {
         if keep.is_none() {
             w.copies.commit(mask);
         }
         let keep = keep.unwrap_or(0);
         let committed = w.copies.committed;
-        let mut rest = Vec::new();
-        for c in std::mem::take(&mut w.copies.list) {
+        w.copies.list.retain(|c| {
             let i = usize::from(c.lane);
             if mask >> i & 1 == 0 || u64::from(c.group) + u64::from(keep) >= u64::from(committed[i]) {
-                rest.push(c);
-                continue;
+                return true;
             }
             let (o, n) = (c.to as usize, usize::from(c.size));
-            self.shared.landed(o, n);
-            let t = Touch { warp: w.id, lane: i, write: true, landing: true, strong: false };
-            self.shared.check(o as u64, n, t)?;
-            self.shared.data[o..o + n].copy_from_slice(&c.data[..n]);
-        }
-        w.copies.list = rest;
-        Ok(())
+            self.shared.land(o, &c.data[..n], w.id, i);
+            false
+        });
     }
 }

@@ -12,7 +12,8 @@ const SHARED_LIMIT: u32 = 227 * 1024;
 const SLICE: u64 = 20_000;
 
 pub(crate) fn launch(m: &Module, l: &Launch, mem: &mut Memory, o: &Options) -> Result<Counters, Fault> {
-    let refuse = |detail: String| Fault { kind: FaultKind::Launch, kernel: l.entry.to_string(), line: 0, detail };
+    let refuse =
+        |detail: String| Fault { kind: FaultKind::Launch, kernel: l.entry.to_string(), line: 0, detail };
     let Some(func) = m.function(l.entry) else {
         return Err(refuse("the module has no such kernel".to_string()));
     };
@@ -131,12 +132,7 @@ fn special(s: Special, func: &Func, l: &Launch, shared: u32, warp: u32, lane: u3
 }
 
 /// Run one CTA; a fault comes with its warp.
-fn cta<'a>(
-    env: &mut Env<'a>,
-    warps: &mut [Warp<'a>],
-    linear: u64,
-    id: [u32; 3],
-) -> Result<(), (usize, Hit)> {
+fn cta<'a>(env: &mut Env<'a>, warps: &mut [Warp<'a>], linear: u64, id: [u32; 3]) -> Result<(), (usize, Hit)> {
     env.cta = linear;
     env.exited = 0;
     env.shared.start();
@@ -195,7 +191,9 @@ fn deadlock(warps: &[Warp]) -> Hit {
 }
 
 fn fault(l: &Launch, w: &Warp, cta: [u32; 3], h: Hit) -> Fault {
-    let line = w.func.ops.get(w.pc as usize).map_or(0, |o| o.line as usize);
+    // Who is stuck has gone past its barrier.
+    let pc = (w.pc as usize).saturating_sub(usize::from(h.kind == FaultKind::Deadlock));
+    let line = w.func.ops.get(pc).map_or(0, |o| o.line as usize);
     let [x, y, z] = cta;
     let at = match h.lane {
         Some(lane) => {

@@ -1,9 +1,9 @@
 //! What all warps of a launch share.
 
 use super::barrier::Bar;
-use crate::memory::{Memory, STRIPE};
 use crate::bits::Bits;
-use crate::op::Func;
+use crate::memory::{Memory, STRIPE};
+use crate::op::{Func, W};
 use crate::race::{GlobalRaces, Shadow};
 use crate::shared::Shared;
 use crate::{Counters, FaultKind, Options};
@@ -62,6 +62,8 @@ pub(crate) struct Env<'a> {
     pub wavefronts: u64,
     pub steps: u64,
     pub rng: u64,
+    /// Operands of the instruction at hand.
+    pub scratch: Box<[W; 4]>,
     /// Linear index of the CTA.
     pub cta: u64,
     pub warps: usize,
@@ -80,7 +82,13 @@ pub(crate) struct Touched {
 }
 
 impl<'a> Env<'a> {
-    pub fn new(func: &'a Func, mem: &'a mut Memory, options: &'a Options, params: &'a [u8], shared: Shared) -> Env<'a> {
+    pub fn new(
+        func: &'a Func,
+        mem: &'a mut Memory,
+        options: &'a Options,
+        params: &'a [u8],
+        shared: Shared,
+    ) -> Env<'a> {
         Env {
             func,
             mem,
@@ -99,6 +107,7 @@ impl<'a> Env<'a> {
             wavefronts: 0,
             steps: 0,
             rng: options.schedule,
+            scratch: Box::new([[0; 32]; 4]),
             cta: 0,
             warps: 0,
             released: Vec::new(),

@@ -1,7 +1,7 @@
 //! ldmatrix, stmatrix, mma.
 
 use super::{Env, Run, Warp};
-use crate::num::{MmaKind, mma_f32};
+use crate::num::{MmaKind, ldmatrix, mma_f32, stmatrix};
 use crate::op::{Addr, Ix, L};
 use crate::race::Touch;
 
@@ -17,7 +17,7 @@ impl Env<'_> {
         Ok(a)
     }
 
-    /// Each lane gets elements 2(l%4), 2(l%4)+1 of row l/4; transposed: of column l/4.
+    /// Rows from the lanes that address them, fragments to all.
     pub fn load_matrix(&mut self, w: &mut Warp, n: u8, trans: bool, d: &[Ix; 4], addr: Addr) -> Run<()> {
         let a = self.rows(w, n, addr)?;
         for m in 0..usize::from(n) {
@@ -33,13 +33,7 @@ impl Env<'_> {
                     *e = u16::from_le_bytes([b[0], b[1]]);
                 }
             }
-            let mut v: L = [0; 32];
-            for (l, v) in v.iter_mut().enumerate() {
-                let (i, j) = (l / 4, 2 * (l % 4));
-                let (lo, hi) = if trans { (el[j][i], el[j + 1][i]) } else { (el[i][j], el[i][j + 1]) };
-                *v = u32::from(hi) << 16 | u32::from(lo);
-            }
-            w.put32(d[m], &v, !0);
+            w.put32(d[m], &ldmatrix(&el, trans), !0);
         }
         Ok(())
     }
@@ -47,17 +41,7 @@ impl Env<'_> {
     pub fn store_matrix(&mut self, w: &mut Warp, n: u8, trans: bool, s: &[Ix; 4], addr: Addr) -> Run<()> {
         let a = self.rows(w, n, addr)?;
         for m in 0..usize::from(n) {
-            let v = *w.get32(s[m], !0)?;
-            let mut el = [[0u16; 8]; 8];
-            for (l, v) in v.iter().enumerate() {
-                let (i, j) = (l / 4, 2 * (l % 4));
-                let (lo, hi) = (*v as u16, (v >> 16) as u16);
-                if trans {
-                    (el[j][i], el[j + 1][i]) = (lo, hi);
-                } else {
-                    (el[i][j], el[i][j + 1]) = (lo, hi);
-                }
-            }
+            let el = stmatrix(w.get32(s[m], !0)?, trans);
             for r in 0..8 {
                 let t = Touch { warp: w.id, lane: 32, write: true, landing: false, strong: false };
                 let lane = m * 8 + r;

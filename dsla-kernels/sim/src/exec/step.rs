@@ -4,7 +4,7 @@ use super::access::extend;
 use super::warp::State;
 use super::{Env, Hit, Run, Warp, lanes, mix};
 use crate::FaultKind;
-use crate::num::{Ty, approx, cvt, div_approx, pack2};
+use crate::num::{approx, approx_half, cvt, div_approx, fp32, fp64, pack2};
 use crate::op::{Class, CmpFn, CmpTo, Ix, Kind, L, Op, Reg, W};
 
 impl<'a> Env<'a> {
@@ -77,7 +77,9 @@ impl<'a> Env<'a> {
 
     /// The approximations of this lane are off by this much, if at all.
     fn perturb(&self, w: &Warp, pc: usize, lane: usize) -> Option<u64> {
-        self.options.perturb.map(|s| mix(mix(s ^ self.cta << 16) ^ ((w.id * 32 + lane) as u64) << 32 ^ pc as u64))
+        self.options
+            .perturb
+            .map(|s| mix(mix(s ^ self.cta << 16) ^ ((w.id * 32 + lane) as u64) << 32 ^ pc as u64))
     }
 
     fn sync(&mut self, w: &Warp) {
@@ -104,12 +106,11 @@ impl<'a> Env<'a> {
                 w.put32(*d, &out, mask);
             }
             Kind::General { f, d, s, n } => {
-                let mut v = [[0; 32]; 4];
-                for k in 0..usize::from(*n) {
-                    v[k] = w.get(s[k], mask)?;
-                }
                 let mut out = [0; 32];
-                f(&v, &mut out);
+                for (v, s) in self.scratch.iter_mut().zip(s).take(usize::from(*n)) {
+                    w.get_into(*s, mask, v)?;
+                }
+                f(&self.scratch, &mut out);
                 w.put(*d, &out, mask);
             }
             Kind::Cmp { f, a, b, to, with } => {
@@ -175,7 +176,9 @@ impl<'a> Env<'a> {
 
     fn rest(&mut self, w: &mut Warp<'a>, op: &Op, mask: u32, pc: usize) -> Run<()> {
         match &op.kind {
-            Kind::Carry { sub, read, write, d, a, b } => self.carry(w, (*sub, *read, *write), *d, *a, *b, mask)?,
+            Kind::Carry { sub, read, write, d, a, b } => {
+                self.carry(w, (*sub, *read, *write), *d, *a, *b, mask)?
+            }
             Kind::Pack { d, s, n, size } => {
                 let mut out = [0u64; 32];
                 for k in 0..usize::from(*n) {
@@ -198,12 +201,11 @@ impl<'a> Env<'a> {
             }
             Kind::Cvt { to, from, round, sat, ftz, relu, d, a, sext } => {
                 let v = w.get(*a, mask)?;
-                let size = bytes(*to);
+                let size = to.bits() as usize / 8;
                 let mut out = [0; 32];
                 for i in lanes(mask) {
                     let r = cvt(*to, *from, *round, *sat, *ftz, *relu, v[i]);
-                    let low = if size == 8 { r } else { r & ((1 << (8 * size)) - 1) };
-                    out[i] = extend(low, size, *sext * 8);
+                    out[i] = extend(r, size, *sext * 8);
                 }
                 w.put(*d, &out, mask);
             }
@@ -223,19 +225,31 @@ impl<'a> Env<'a> {
                 }
                 w.put32(*d, &out, mask);
             }
-            Kind::Approx16 { op, ty, ftz, halves, d, a } => {
+            Kind::Approx16 { op, kind, ftz, halves, d, a } => {
                 let v = w.get32(*a, mask)?;
-                let none = crate::num::Round::None;
                 let mut out: L = [0; 32];
                 for i in lanes(mask) {
                     for h in 0..*halves {
-                        let x = cvt(Ty::F32, *ty, none, false, false, false, u64::from(v[i] >> (16 * h) & 0xFFFF));
-                        let y = approx(*op, *ftz, f32::from_bits(x as u32), None);
-                        let r = pack2(*ty, crate::num::Round::Rn, 0.0, y, false);
-                        out[i] |= (r & 0xFFFF) << (16 * h);
+                        let p = self.perturb(w, pc, i).map(|p| mix(p + u64::from(h)));
+                        let r = approx_half(*op, *kind, *ftz, (v[i] >> (16 * h)) as u16, p);
+                        out[i] |= u32::from(r) << (16 * h);
                     }
                 }
                 w.put32(*d, &out, mask);
+            }
+            Kind::Rounded { op, round, ftz, sat, d, s } => {
+                let (a, b, c) = (w.get(s[0], mask)?, w.get(s[1], mask)?, w.get(s[2], mask)?);
+                let mut out = [0; 32];
+                for i in lanes(mask) {
+                    out[i] = if d.wide {
+                        let f = f64::from_bits;
+                        fp64(*op, *round, f(a[i]), f(b[i]), f(c[i])).to_bits()
+                    } else {
+                        let f = |v: u64| f32::from_bits(v as u32);
+                        u64::from(fp32(*op, *round, *ftz, *sat, f(a[i]), f(b[i]), f(c[i])).to_bits())
+                    };
+                }
+                w.put(*d, &out, mask);
             }
             Kind::DivApprox { full, ftz, d, a, b } => {
                 let (x, y) = (w.get32(*a, mask)?, w.get32(*b, mask)?);
@@ -252,12 +266,12 @@ impl<'a> Env<'a> {
             Kind::Atom { space, size, f, d, addr, b, c, order } => {
                 self.atomic(w, (*space, *size), *f, *d, *addr, *b, *c, *order, mask)?;
             }
-            Kind::Prefetch(_, a) => self.prefetch(w, *a, mask)?,
+            Kind::Prefetch(a) => self.prefetch(w, *a, mask)?,
             Kind::CpAsync { dst, src, size, src_size } => {
                 self.copy_async(w, *dst, *src, *size, *src_size, mask)?;
             }
             Kind::CpCommit => w.copies.commit(mask),
-            Kind::CpWait(keep) => self.copy_wait(w, *keep, mask)?,
+            Kind::CpWait(keep) => self.copy_wait(w, *keep, mask),
             Kind::Exit => {
                 w.alive &= !mask;
                 w.active &= !mask;
@@ -275,7 +289,7 @@ impl<'a> Env<'a> {
                     r.fence();
                 }
             }
-            Kind::Bar { id, count, wait, .. } => self.barrier(w, *id, *count, *wait, mask)?,
+            Kind::Bar { id, count, wait } => self.barrier(w, *id, *count, *wait, mask)?,
             _ => self.together(w, op, mask)?,
         }
         Ok(())
@@ -328,14 +342,5 @@ impl<'a> Env<'a> {
         }
         w.put(d, &out, mask);
         Ok(())
-    }
-}
-
-fn bytes(t: Ty) -> usize {
-    match t {
-        Ty::U8 | Ty::S8 => 1,
-        Ty::F16 | Ty::Bf16 | Ty::U16 | Ty::S16 => 2,
-        Ty::F32 | Ty::Tf32 | Ty::U32 | Ty::S32 => 4,
-        Ty::F64 | Ty::U64 | Ty::S64 => 8,
     }
 }

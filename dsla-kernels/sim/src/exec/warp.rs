@@ -81,7 +81,11 @@ impl<'a> Warp<'a> {
     fn unwritten(&self, file: usize, ix: Ix, miss: u32) -> Hit {
         let name = self.func.names[file].get(ix as usize).map_or("?", String::as_str);
         let lane = miss.trailing_zeros() as usize;
-        Hit::new(FaultKind::Uninitialised, Some(lane), format!("register {name} is read before it is written"))
+        Hit::new(
+            FaultKind::Uninitialised,
+            Some(lane),
+            format!("register {name} is read before it is written"),
+        )
     }
 
     /// The 32-bit register, which these lanes must have written.
@@ -110,6 +114,19 @@ impl<'a> Warp<'a> {
         }
         let v = self.get32(r.ix, mask)?;
         Ok(std::array::from_fn(|i| u64::from(v[i])))
+    }
+
+    /// The same, into a place that is there already.
+    #[inline]
+    pub fn get_into(&self, r: Reg, mask: u32, out: &mut W) -> Run<()> {
+        if r.wide {
+            *out = *self.get64(r.ix, mask)?;
+        } else {
+            for (o, v) in out.iter_mut().zip(self.get32(r.ix, mask)?) {
+                *o = u64::from(*v);
+            }
+        }
+        Ok(())
     }
 
     #[inline]

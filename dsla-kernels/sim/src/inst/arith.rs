@@ -1,8 +1,8 @@
 //! Arithmetic: which modifiers each opcode takes, by type.
 
 use super::{Built, Ins, Lanes, float, half, int};
-use crate::num::{Approx, Ty};
-use crate::op::{CmpFn, CmpTo, Class, Kind, Pipe};
+use crate::num::{Approx, Fp, Half, Round};
+use crate::op::{Class, CmpFn, CmpTo, Kind, Pipe};
 use crate::parse::Res;
 use crate::types::Type::{self, *};
 
@@ -34,6 +34,22 @@ fn found(x: &Ins, f: Option<Lanes>) -> Res<Lanes> {
 fn f32s(x: &mut Ins, base: &str) -> Res<Built> {
     let ty = F32;
     match base {
+        "add" | "sub" | "mul" | "fma" | "mad" if directed(x.peek()).is_some() => {
+            let Some(round) = x.one(&["rz", "rm", "rp"]).and_then(directed) else {
+                return x.error("rounding");
+            };
+            let (ftz, sat) = (x.flag("ftz"), x.flag("sat"));
+            x.ty(&[ty])?;
+            rounded(x, base, ty, round, (ftz, sat))
+        }
+        "div" | "sqrt" | "rcp" if directed(x.peek()).is_some() => {
+            let Some(round) = x.one(&["rz", "rm", "rp"]).and_then(directed) else {
+                return x.error("rounding");
+            };
+            let ftz = x.flag("ftz");
+            x.ty(&[ty])?;
+            rounded(x, base, ty, round, (ftz, false))
+        }
         "add" | "sub" | "mul" => {
             x.flag("rn");
             let (ftz, sat) = (x.flag("ftz"), x.flag("sat"));
@@ -105,6 +121,43 @@ fn f32s(x: &mut Ins, base: &str) -> Res<Built> {
     }
 }
 
+fn directed(m: &str) -> Option<Round> {
+    match m {
+        "rz" => Some(Round::Rz),
+        "rm" => Some(Round::Rm),
+        "rp" => Some(Round::Rp),
+        _ => None,
+    }
+}
+
+/// Rounding other than to nearest.
+fn rounded(x: &mut Ins, base: &str, ty: Type, round: Round, (ftz, sat): (bool, bool)) -> Res<Built> {
+    let (op, n) = match base {
+        "add" => (Fp::Add, 2),
+        "sub" => (Fp::Sub, 2),
+        "mul" => (Fp::Mul, 2),
+        "div" => (Fp::Div, 2),
+        "rcp" => (Fp::Rcp, 1),
+        "sqrt" => (Fp::Sqrt, 1),
+        _ => (Fp::Fma, 3),
+    };
+    x.count(n + 1)?;
+    let d = x.dst(0, ty)?;
+    let a = x.src(1, ty)?;
+    let mut s = [a; 3];
+    for (i, s) in s.iter_mut().enumerate().take(n).skip(1) {
+        *s = x.src(i + 1, ty)?;
+    }
+    let sfu = matches!(op, Fp::Div | Fp::Rcp | Fp::Sqrt);
+    let class = if sfu { Class::Sfu } else { Class::Fma };
+    let pipe = match ty {
+        F64 => Pipe::Fp64,
+        _ if sfu => Pipe::Sfu,
+        _ => Pipe::Fp32,
+    };
+    Ok((Kind::Rounded { op, round, ftz, sat, d, s }, class, pipe))
+}
+
 fn approx(base: &str) -> Option<Approx> {
     Some(match base {
         "ex2" => Approx::Ex2,
@@ -120,25 +173,26 @@ fn approx(base: &str) -> Option<Approx> {
 }
 
 fn f64s(x: &mut Ins, base: &str) -> Res<Built> {
-    let (n, rounded) = match base {
-        "add" | "sub" | "mul" => (2, x.flag("rn")),
-        "min" | "max" | "copysign" => (2, true),
-        "neg" | "abs" => (1, true),
-        "div" => {
-            x.must("rn")?;
-            (2, true)
-        }
-        "sqrt" | "rcp" => {
-            x.must("rn")?;
-            (1, true)
-        }
-        "fma" | "mad" => {
-            x.must("rn")?;
-            (3, true)
+    let n = match base {
+        "min" | "max" | "copysign" => 2,
+        "neg" | "abs" => 1,
+        "add" | "sub" | "mul" | "div" | "sqrt" | "rcp" | "fma" | "mad" => {
+            if let Some(round) = x.one(&["rz", "rm", "rp"]).and_then(directed) {
+                x.ty(&[F64])?;
+                return rounded(x, base, F64, round, (false, false));
+            }
+            let plain = matches!(base, "add" | "sub" | "mul");
+            if !x.flag("rn") && !plain {
+                return x.error("want a rounding");
+            }
+            match base {
+                "sqrt" | "rcp" => 1,
+                "fma" | "mad" => 3,
+                _ => 2,
+            }
         }
         _ => return x.error("this opcode has no .f64 form"),
     };
-    let _ = rounded;
     x.ty(&[F64])?;
     let f = found(x, float::any64(if base == "mad" { "fma" } else { base }))?;
     x.simple(f, F64, &[F64; 3][..n], Class::Fma, Pipe::Fp64)
@@ -154,21 +208,26 @@ fn halves(x: &mut Ins, base: &str, ty: Type) -> Res<Built> {
             if bf {
                 x.b.need(78, 90, "bf16 add, sub and mul")?;
             } else {
-                flags.push(("sat", x.flag("sat")));
+                flags = vec![("ftz", x.flag("ftz")), ("sat", x.flag("sat"))];
             }
             2
         }
         "fma" => {
             x.must("rn")?;
+            let ftz = !bf && x.flag("ftz");
             let sat = !bf && x.flag("sat");
-            flags = vec![("sat", sat), ("relu", !sat && x.flag("relu"))];
+            flags = vec![("ftz", ftz), ("sat", sat), ("relu", !sat && x.flag("relu"))];
             3
         }
         "min" | "max" => {
-            flags.push(("NaN", x.flag("NaN")));
+            let ftz = !bf && x.flag("ftz");
+            flags = vec![("ftz", ftz), ("NaN", x.flag("NaN"))];
             2
         }
-        "neg" | "abs" => 1,
+        "neg" | "abs" => {
+            flags.push(("ftz", !bf && x.flag("ftz")));
+            1
+        }
         "ex2" | "tanh" => {
             x.must("approx")?;
             let ftz = base == "ex2" && bf;
@@ -182,7 +241,7 @@ fn halves(x: &mut Ins, base: &str, ty: Type) -> Res<Built> {
             x.count(2)?;
             let kind = Kind::Approx16 {
                 op: if base == "ex2" { Approx::Ex2 } else { Approx::Tanh },
-                ty: if bf { Ty::Bf16 } else { Ty::F16 },
+                kind: if bf { Half::Bf16 } else { Half::F16 },
                 ftz,
                 halves: if packed { 2 } else { 1 },
                 d: x.dst(0, ty)?.ix,

@@ -2,14 +2,15 @@
 
 use super::lift::wide;
 use super::{Built, Ins};
-use crate::op::{CmpFn, CmpTo, Class, Kind, P2, Pipe};
+use crate::op::{Class, CmpFn, CmpTo, Kind, P2, Pipe};
 use crate::parse::{Operand, Res};
 use crate::types::Type::{self, *};
 use ::half::{bf16, f16};
 
 const TYPES: [Type; 13] = [B16, B32, B64, U16, U32, U64, S16, S32, S64, F16, Bf16, F32, F64];
 const OPS: [&str; 18] = [
-    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan",
+    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu",
+    "num", "nan",
 ];
 
 pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
@@ -22,9 +23,6 @@ pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
             let d = x.dst(0, ty)?;
             let (a, b) = (x.src(1, ty)?, x.src(2, ty)?);
             let p = x.pred_src(3)?;
-            if p.not {
-                return x.error("the predicate cannot be negated");
-            }
             Ok((Kind::Select { d, a, b, p }, Class::Alu, Pipe::Int))
         }
         _ => {
@@ -57,6 +55,9 @@ fn head(x: &mut Ins, before: Option<Type>) -> Res<(CmpFn, Option<P2>, Type, Opti
         None => None,
     };
     let ty = x.ty(if ftz { &[F32] } else { &TYPES })?;
+    if to == Some(F32) && matches!(ty, F16 | Bf16) {
+        return x.error("no .f32 result of sixteen-bit floats");
+    }
     if ty == Bf16 {
         x.b.need(78, 90, "comparing bf16")?;
     }
@@ -163,7 +164,14 @@ fn ftz(a: u32) -> f32 {
     f32::from_bits(if a & 0x7F80_0000 == 0 { a & 0x8000_0000 } else { a })
 }
 
-#[allow(clippy::eq_op, clippy::neg_cmp_op_on_partial_ord, clippy::redundant_closure_call)]
+// A NaN makes these differ from their simplifications.
+#[allow(
+    clippy::eq_op,
+    clippy::neg_cmp_op_on_partial_ord,
+    clippy::redundant_closure_call,
+    clippy::nonminimal_bool,
+    clippy::double_comparisons
+)]
 fn compare(cmp: &str, ty: Type, flush: bool) -> Option<CmpFn> {
     let plain = matches!(cmp, "eq" | "ne");
     let signed = matches!(cmp, "lt" | "le" | "gt" | "ge");
@@ -175,7 +183,10 @@ fn compare(cmp: &str, ty: Type, flush: bool) -> Option<CmpFn> {
         _ if ty.unsigned() => plain || unsigned,
         _ => float,
     };
-    fits.then(|| match ty {
+    if !fits {
+        return None;
+    }
+    Some(match ty {
         B16 | B32 | U16 | U32 => ordered!(short, cmp, |v: u32| v),
         S16 => ordered!(short, cmp, |v: u32| v as u16 as i16),
         S32 => ordered!(short, cmp, |v: u32| v as i32),
@@ -188,4 +199,3 @@ fn compare(cmp: &str, ty: Type, flush: bool) -> Option<CmpFn> {
         _ => floats!(short, cmp, f32::from_bits),
     })
 }
-

@@ -50,28 +50,27 @@ pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
 }
 
 fn barrier(x: &mut Ins, long: bool) -> Res<Built> {
-    if long {
-        x.flag("cta");
-    } else {
-        if x.flag("warp") {
-            x.must("sync")?;
-            x.count(1)?;
-            return Ok((Kind::BarWarp(x.src32(0, B32)?), Class::Control, Pipe::None));
-        }
-        x.flag("cta");
+    if !long && x.flag("warp") {
+        x.must("sync")?;
+        x.count(1)?;
+        return Ok((Kind::BarWarp(x.src32(0, U32)?), Class::Control, Pipe::None));
+    }
+    if x.flag("cta") {
+        x.b.need(78, 30, "`.cta`")?;
     }
     let wait = x.choose(&["sync", "arrive"])? == "sync";
-    let aligned = !long || x.flag("aligned");
+    // Convergence is demanded of both forms: a warp counts once.
+    if long {
+        x.flag("aligned");
+    }
     let n = x.ops.len();
     if n == 0 || n > 2 || !wait && n != 2 {
         return x.error(format!("got {n} operands"));
     }
-    for o in &x.ops {
-        if let Operand::Int(v, _) = o
-            && *v > 1024
-        {
-            return x.error(format!("{v} is neither a barrier nor a number of threads"));
-        }
+    if let Some(Operand::Int(v, _)) = x.ops.get(1)
+        && (*v > 1024 || v % 32 != 0 || *v == 0)
+    {
+        return x.error(format!("{v} is no number of whole warps"));
     }
     let id = match x.op(0)? {
         Operand::Int(v, false) if v < 16 => x.b.preload(Slot::Const(v), false)?,
@@ -79,5 +78,5 @@ fn barrier(x: &mut Ins, long: bool) -> Res<Built> {
         o => return x.error(format!("want a barrier below 16, got {o}")),
     };
     let count = if n == 2 { Some(x.src(1, U32)?) } else { None };
-    Ok((Kind::Bar { id, count, wait, aligned }, Class::Control, Pipe::None))
+    Ok((Kind::Bar { id, count, wait }, Class::Control, Pipe::None))
 }

@@ -32,7 +32,7 @@ fn mov(x: &mut Ins) -> Res<Built> {
     if ty == Pred {
         let d = x.pred(0)?;
         return match x.op(1)? {
-            Operand::Int(v, false) => alu(Kind::PredConst(d, v != 0)),
+            Operand::Int(v, _) => alu(Kind::PredConst(d, v != 0)),
             Operand::Name(n) => {
                 let p = PredRef { ix: x.b.pred(&n)?, not: false };
                 alu(Kind::Pred2(|a, _| a, d, p, p))
@@ -55,12 +55,15 @@ fn mov(x: &mut Ins) -> Res<Built> {
             let (n, part) = split(x, ty, v.len())?;
             let d = x.dst(0, ty)?;
             let mut s = [NONE; 4];
+            x.b.variables = false;
             for (k, o) in v.iter().enumerate() {
                 s[k] = x.b.source(o, part, Type::accepts)?.0;
             }
             alu(Kind::Pack { d, s, n, size: part.size() as u8 })
         }
-        (_, Operand::Name(n)) if matches!(n.as_str(), "%clock" | "%clock64" | "%clock_hi" | "%globaltimer") => {
+        (_, Operand::Name(n))
+            if matches!(n.as_str(), "%clock" | "%clock64" | "%clock_hi" | "%globaltimer") =>
+        {
             let long = n == "%clock64" || n == "%globaltimer";
             if ty != if long { U64 } else { U32 } {
                 return x.error(format!("{n} is .{}", if long { "u64" } else { "u32" }));
@@ -100,6 +103,7 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         x.must("tf32")?;
         x.ty(&[F32])?;
         let f = one!(|a| if a & 0x7F80_0000 == 0x7F80_0000 { a } else { a.wrapping_add(0x1000) & !0x1FFF });
+        x.bits_only(0)?;
         return x.simple(f, B32, &[F32], Class::Sfu, Pipe::Sfu);
     }
     let round = match x.one(&["rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi"]) {
@@ -139,11 +143,15 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         }
         (Bf16, _) | (_, Bf16) => {
             x.b.need(78, 90, "this cvt of bf16")?;
-            !relu && !ftz && if to == Bf16 && from.float() || from == Bf16 && to.float() {
-                nearest || none
-            } else {
-                nearest || whole
-            }
+            let other = if to == Bf16 { from } else { to };
+            let round = match (to, from) {
+                (Bf16, Bf16) => none || whole,
+                (Bf16, F64) => nearest,
+                (Bf16, F16) | (F16 | F64, Bf16) => nearest || none,
+                (Bf16, _) => nearest,
+                _ => whole,
+            };
+            round && !relu && !ftz && !sat && other.size() > 1
         }
         (F16, F32) if relu => rn_rz && !sat && !ftz,
         (F16, F32) | (F32, F64) => nearest && (from == F32 || to == F32) && !relu,
@@ -153,15 +161,18 @@ fn cvt(x: &mut Ins) -> Res<Built> {
         (F16, F16) | (F32, F32) | (F64, F64) => (whole || none) && !relu && (!ftz || to == F32),
         _ if to.float() => nearest && !relu && !ftz,
         _ if from.float() => whole && !relu && (!ftz || from == F32),
-        _ => none && !relu && !ftz,
+        _ => none && !relu && !ftz && (!sat || overflows(to, from)),
     };
     if !ok {
         return x.error("these modifiers do not fit this conversion");
     }
     x.count(2)?;
     let (o, s) = (x.op(0)?, x.op(1)?);
-    let (d, dt) = x.b.target(&o, to, Type::accepts_wider)?;
-    let (a, at) = x.b.source(&s, from, Type::accepts_wider)?;
+    x.b.specials = to.int() && from.int();
+    // With bf16 the registers have the types' own width.
+    let accepts = if to == Bf16 || from == Bf16 { Type::accepts } else { Type::accepts_wider };
+    let (d, dt) = x.b.target(&o, to, accepts)?;
+    let (a, at) = x.b.source(&s, from, accepts)?;
     // Plain widening, narrowing and moves of integers are cheap: no call per lane.
     let sext = if to.signed() && dt.size() > to.size() { dt.size() as u8 } else { 0 };
     let class = if to.float() != from.float() || to.float() { Class::Sfu } else { Class::Alu };
@@ -171,6 +182,15 @@ fn cvt(x: &mut Ins) -> Res<Built> {
     }
     let (Some(to), Some(from)) = (to.num(), from.num()) else { return x.error("no such conversion") };
     Ok((Kind::Cvt { to, from, round, sat, ftz, relu, d, a, sext }, class, pipe))
+}
+
+/// Integers of `from` do not all fit in `to`.
+fn overflows(to: Type, from: Type) -> bool {
+    match (to.signed(), from.signed()) {
+        (false, true) => true,
+        (true, false) => from.size() >= to.size(),
+        _ => from.size() > to.size(),
+    }
 }
 
 /// Conversions that need no rounding.
@@ -215,7 +235,9 @@ fn cvta(x: &mut Ins) -> Res<Built> {
     x.count(2)?;
     let d = x.dst(0, ty)?;
     let a = match x.op(1)? {
-        Operand::Name(n) if !to && space == "shared" && !matches!(x.b.lookup(&n)?, Var::Reg(..)) => x.src(1, ty)?,
+        Operand::Name(n) if !to && space == "shared" && !matches!(x.b.lookup(&n)?, Var::Reg(..)) => {
+            x.src(1, ty)?
+        }
         Operand::Name(_) => x.src(1, ty)?,
         o => return x.error(format!("want a register, got {o}")),
     };

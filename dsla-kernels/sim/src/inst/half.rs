@@ -2,136 +2,78 @@
 
 use super::Lanes;
 use super::lift::{one, three, two};
-use ::half::{bf16, f16};
-
-/// Sixteen-bit floats: both widen to f64 without loss.
-trait Half {
-    fn up(a: u32) -> f64;
-    fn down(v: f64) -> u32;
-}
-
-struct F;
-struct B;
-
-impl Half for F {
-    fn up(a: u32) -> f64 {
-        f16::from_bits(a as u16).to_f64()
-    }
-    fn down(v: f64) -> u32 {
-        if v.is_nan() { 0x7FFF } else { u32::from(f16::from_f64(v).to_bits()) }
-    }
-}
-
-impl Half for B {
-    fn up(a: u32) -> f64 {
-        bf16::from_bits(a as u16).to_f64()
-    }
-    fn down(v: f64) -> u32 {
-        if v.is_nan() { 0x7FFF } else { u32::from(bf16::from_f64(v).to_bits()) }
-    }
-}
-
-fn sat(v: f64) -> f64 {
-    if v > 0.0 { v.min(1.0) } else { 0.0 }
-}
-
-fn relu(v: f64) -> f64 {
-    if v > 0.0 || v.is_nan() { v } else { 0.0 }
-}
-
-fn least(a: f64, b: f64, nan: bool) -> f64 {
-    match () {
-        _ if a.is_nan() && (nan || b.is_nan()) => a,
-        _ if a.is_nan() => b,
-        _ if b.is_nan() => if nan { b } else { a },
-        _ if a == b => if a.is_sign_negative() { a } else { b },
-        _ => a.min(b),
-    }
-}
-
-/// One half of a result; `a`, `b`, `c` hold the operands in their low 16 bits. The f64 sums and products here are exact or
-/// sticky enough that rounding them once more to 16 bits gives the correctly rounded result.
-fn calc<H: Half>(op: Calc, a: u32, b: u32, c: u32) -> u32 {
-    let (x, y, w) = (H::up(a), H::up(b), H::up(c));
-    H::down(match op {
-        Calc::Add => x + y,
-        Calc::AddSat => sat(x + y),
-        Calc::Sub => x - y,
-        Calc::SubSat => sat(x - y),
-        Calc::Mul => x * y,
-        Calc::MulSat => sat(x * y),
-        Calc::Fma => x * y + w,
-        Calc::FmaSat => sat(x * y + w),
-        Calc::FmaRelu => relu(x * y + w),
-        Calc::Min => least(x, y, false),
-        Calc::Max => -least(-x, -y, false),
-        Calc::MinNan => least(x, y, true),
-        Calc::MaxNan => -least(-x, -y, true),
-    })
-}
-
-#[derive(Clone, Copy)]
-enum Calc {
-    Add,
-    AddSat,
-    Sub,
-    SubSat,
-    Mul,
-    MulSat,
-    Fma,
-    FmaSat,
-    FmaRelu,
-    Min,
-    Max,
-    MinNan,
-    MaxNan,
-}
+use crate::num::{Half, HalfOp, half, half_x2};
 
 macro_rules! table {
-    ($name:ident, $h:ty) => {
+    ($name:ident, $h:expr) => {
+        /// By opcode and flags.
         pub(super) fn $name(op: &str, packed: bool) -> Option<Lanes> {
-            macro_rules! both {
-                ($k:expr) => {
+            macro_rules! unary {
+                ($k:ident, $ftz:expr) => {
                     if packed {
-                        two!(|a, b| calc::<$h>($k, a, b, 0) | calc::<$h>($k, a >> 16, b >> 16, 0) << 16)
+                        one!(|a| half_x2(HalfOp::$k, $h, $ftz, false, false, a, 0, 0))
                     } else {
-                        two!(|a, b| calc::<$h>($k, a, b, 0))
+                        one!(|a| u32::from(half(HalfOp::$k, $h, $ftz, false, false, a as u16, 0, 0)))
                     }
                 };
             }
-            macro_rules! all3 {
-                ($k:expr) => {
+            macro_rules! binary {
+                ($k:ident, $ftz:expr, $sat:expr) => {
                     if packed {
-                        three!(|a, b, c| calc::<$h>($k, a, b, c)
-                            | calc::<$h>($k, a >> 16, b >> 16, c >> 16) << 16)
+                        two!(|a, b| half_x2(HalfOp::$k, $h, $ftz, $sat, false, a, b, 0))
                     } else {
-                        three!(|a, b, c| calc::<$h>($k, a, b, c))
+                        two!(|a, b| u32::from(half(HalfOp::$k, $h, $ftz, $sat, false, a as u16, b as u16, 0)))
+                    }
+                };
+            }
+            macro_rules! fma {
+                ($ftz:expr, $sat:expr, $relu:expr) => {
+                    if packed {
+                        three!(|a, b, c| half_x2(HalfOp::Fma, $h, $ftz, $sat, $relu, a, b, c))
+                    } else {
+                        three!(|a, b, c| {
+                            let (a, b, c) = (a as u16, b as u16, c as u16);
+                            u32::from(half(HalfOp::Fma, $h, $ftz, $sat, $relu, a, b, c))
+                        })
                     }
                 };
             }
             Some(match op {
-                "add" => both!(Calc::Add),
-                "add.sat" => both!(Calc::AddSat),
-                "sub" => both!(Calc::Sub),
-                "sub.sat" => both!(Calc::SubSat),
-                "mul" => both!(Calc::Mul),
-                "mul.sat" => both!(Calc::MulSat),
-                "min" => both!(Calc::Min),
-                "max" => both!(Calc::Max),
-                "min.NaN" => both!(Calc::MinNan),
-                "max.NaN" => both!(Calc::MaxNan),
-                "fma" => all3!(Calc::Fma),
-                "fma.sat" => all3!(Calc::FmaSat),
-                "fma.relu" => all3!(Calc::FmaRelu),
-                "neg" if packed => one!(|a| a ^ 0x8000_8000),
-                "neg" => one!(|a| a ^ 0x8000),
-                "abs" if packed => one!(|a| a & 0x7FFF_7FFF),
-                "abs" => one!(|a| a & 0x7FFF),
+                "add" => binary!(Add, false, false),
+                "add.ftz" => binary!(Add, true, false),
+                "add.sat" => binary!(Add, false, true),
+                "add.ftz.sat" => binary!(Add, true, true),
+                "sub" => binary!(Sub, false, false),
+                "sub.ftz" => binary!(Sub, true, false),
+                "sub.sat" => binary!(Sub, false, true),
+                "sub.ftz.sat" => binary!(Sub, true, true),
+                "mul" => binary!(Mul, false, false),
+                "mul.ftz" => binary!(Mul, true, false),
+                "mul.sat" => binary!(Mul, false, true),
+                "mul.ftz.sat" => binary!(Mul, true, true),
+                "min" => binary!(Min, false, false),
+                "min.ftz" => binary!(Min, true, false),
+                "max" => binary!(Max, false, false),
+                "max.ftz" => binary!(Max, true, false),
+                "min.NaN" => binary!(MinNan, false, false),
+                "min.ftz.NaN" => binary!(MinNan, true, false),
+                "max.NaN" => binary!(MaxNan, false, false),
+                "max.ftz.NaN" => binary!(MaxNan, true, false),
+                "fma" => fma!(false, false, false),
+                "fma.ftz" => fma!(true, false, false),
+                "fma.sat" => fma!(false, true, false),
+                "fma.ftz.sat" => fma!(true, true, false),
+                "fma.relu" => fma!(false, false, true),
+                "fma.ftz.relu" => fma!(true, false, true),
+                "neg" => unary!(Neg, false),
+                "neg.ftz" => unary!(Neg, true),
+                "abs" => unary!(Abs, false),
+                "abs.ftz" => unary!(Abs, true),
                 _ => return None,
             })
         }
     };
 }
 
-table!(f16_op, F);
-table!(bf16_op, B);
+table!(f16_op, Half::F16);
+table!(bf16_op, Half::Bf16);

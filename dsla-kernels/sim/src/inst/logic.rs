@@ -114,7 +114,8 @@ pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
         }
         "clz" => {
             let ty = x.ty(&[B32, B64])?;
-            let f = if ty == B32 { one!(|a| a.leading_zeros()) } else { wide!(|a| u64::from(a.leading_zeros())) };
+            let f =
+                if ty == B32 { one!(|a| a.leading_zeros()) } else { wide!(|a| u64::from(a.leading_zeros())) };
             x.simple(f, U32, &[ty], class, pipe)
         }
         "bfind" => {
@@ -185,7 +186,9 @@ fn field(a: u64, pos: u64, len: u64, bits: u64, signed: bool) -> u64 {
 /// The low `len` bits of `a` at `pos` of `b`.
 fn insert(a: u64, b: u64, pos: u64, len: u64, bits: u64) -> u64 {
     let (pos, len) = (pos & 0xFF, len & 0xFF);
-    (0..len.min(bits)).filter(|i| pos + i < bits).fold(b, |d, i| d & !(1 << (pos + i)) | (a >> i & 1) << (pos + i))
+    (0..len.min(bits))
+        .filter(|i| pos + i < bits)
+        .fold(b, |d, i| d & !(1 << (pos + i)) | (a >> i & 1) << (pos + i))
 }
 
 fn permute(a: u32, b: u32, c: u32) -> u32 {
@@ -197,4 +200,3 @@ fn permute(a: u32, b: u32, c: u32) -> u32 {
         d | v << (8 * i)
     })
 }
-

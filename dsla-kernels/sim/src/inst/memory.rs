@@ -25,8 +25,11 @@ fn class(space: Space) -> Class {
 
 fn access(x: &mut Ins, load: bool) -> Res<Built> {
     let mut order = Order::default();
-    let kinds: &[&str] =
-        if load { &["weak", "volatile", "relaxed", "acquire"] } else { &["weak", "volatile", "relaxed", "release"] };
+    let kinds: &[&str] = if load {
+        &["weak", "volatile", "relaxed", "acquire"]
+    } else {
+        &["weak", "volatile", "relaxed", "release"]
+    };
     let kind = x.one(kinds).unwrap_or("");
     match kind {
         "volatile" => order.strong = true,
@@ -36,7 +39,11 @@ fn access(x: &mut Ins, load: bool) -> Res<Built> {
         }
         _ => {}
     }
-    let place = x.one(if load { &["global", "shared", "shared::cta", "param"] } else { &["global", "shared", "shared::cta"] });
+    let place = x.one(if load {
+        &["global", "shared", "shared::cta", "param"]
+    } else {
+        &["global", "shared", "shared::cta"]
+    });
     let place = match place {
         Some(p) => p,
         None => return x.error("want a state space: generic addresses are not supported"),
@@ -44,10 +51,14 @@ fn access(x: &mut Ins, load: bool) -> Res<Built> {
     if place == "shared::cta" {
         x.b.need(78, 30, "`::cta`")?;
     }
-    if kind.is_empty() || kind == "weak" {
-        x.one(if load { &["ca", "cg", "cs", "lu", "cv"] } else { &["wb", "cg", "cs", "wt"] });
+    if place == "param" && order.strong {
+        return x.error("parameters do not change");
     }
-    if load && place == "global" && kind.is_empty() {
+    let mut cop = None;
+    if kind.is_empty() || kind == "weak" {
+        cop = x.one(if load { &["ca", "cg", "cs", "lu", "cv"] } else { &["wb", "cg", "cs", "wt"] });
+    }
+    if load && place == "global" && kind.is_empty() && !matches!(cop, Some("lu" | "cv")) {
         x.flag("nc");
     }
     if place == "global" {
@@ -237,8 +248,10 @@ fn copy(x: &mut Ins) -> Res<Built> {
 
 fn prefetch(x: &mut Ins) -> Res<Built> {
     x.must("global")?;
-    x.choose(&["L1", "L2", "L2::evict_last", "L2::evict_normal"])?;
+    if x.choose(&["L1", "L2", "L2::evict_last", "L2::evict_normal"])?.contains(':') {
+        x.b.need(74, 80, "an eviction priority")?;
+    }
     x.count(1)?;
     let o = x.op(0)?;
-    Ok((Kind::Prefetch(Space::Global, x.b.address(&o, false)?), Class::Global, Pipe::Memory))
+    Ok((Kind::Prefetch(x.b.address(&o, false)?), Class::Global, Pipe::Memory))
 }

@@ -44,13 +44,14 @@ pub(crate) fn build(b: &mut Body, opcode: &str, ops: Vec<Operand>) -> Res<Built>
     let mut parts = opcode.split('.').map(str::to_string);
     let base = parts.next().unwrap_or_default();
     let mut x = Ins { b, opcode: opcode.to_string(), mods: parts.collect(), at: 0, ops };
+    x.b.variables = matches!(base.as_str(), "mov" | "cvta");
+    x.b.specials = base == "mov";
     let built = match base.as_str() {
-        "add" | "sub" | "mul" | "mad" | "fma" | "min" | "max" | "abs" | "neg" | "div" | "rem" | "sqrt" | "rcp"
-        | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" | "addc" | "subc" | "madc" => {
-            arith::build(&mut x, &base)
-        }
-        "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "bfe" | "bfi" | "brev" | "popc" | "clz"
-        | "bfind" | "prmt" | "lop3" => logic::build(&mut x, &base),
+        "add" | "sub" | "mul" | "mad" | "fma" | "min" | "max" | "abs" | "neg" | "div" | "rem" | "sqrt"
+        | "rcp" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "testp" | "addc"
+        | "subc" | "madc" => arith::build(&mut x, &base),
+        "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "shf" | "bfe" | "bfi" | "brev" | "popc"
+        | "clz" | "bfind" | "prmt" | "lop3" => logic::build(&mut x, &base),
         "setp" | "set" | "selp" | "slct" => compare::build(&mut x, &base),
         "mov" | "cvt" | "cvta" => convert::build(&mut x, &base),
         "ld" | "st" | "atom" | "red" | "cp" | "prefetch" => memory::build(&mut x, &base),
@@ -129,7 +130,11 @@ impl Ins<'_, '_> {
     }
 
     pub fn count(&self, n: usize) -> Res<()> {
-        if self.ops.len() == n { Ok(()) } else { self.error(format!("want {n} operands, got {}", self.ops.len())) }
+        if self.ops.len() == n {
+            Ok(())
+        } else {
+            self.error(format!("want {n} operands, got {}", self.ops.len()))
+        }
     }
 
     pub fn op(&self, i: usize) -> Res<Operand> {
@@ -195,6 +200,22 @@ impl Ins<'_, '_> {
             };
         }
         Ok(out)
+    }
+
+    /// tf32 values are .b32: registers of another type do not do.
+    pub fn bits_only(&mut self, i: usize) -> Res<()> {
+        let parts = match self.op(i)? {
+            Operand::Vector(v) => v,
+            o => vec![o],
+        };
+        for o in parts {
+            if let Operand::Name(n) = &o
+                && self.b.register(n)?.1.float()
+            {
+                return self.error(format!("{o} must be .b32"));
+            }
+        }
+        Ok(())
     }
 
     /// A plain function of operands: destination of type `d`, then sources of these types.

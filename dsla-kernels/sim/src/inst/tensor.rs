@@ -58,10 +58,13 @@ fn mma(x: &mut Ins) -> Res<Built> {
         _ => return x.error("no such shape of these types"),
     };
     x.count(4)?;
-    let half = if ty == "f16" { F16x2 } else { B32 };
     let d = x.fragment(0, kind.cd_regs(), F32, true)?;
-    let a = x.fragment(1, kind.a_regs(), half, false)?;
-    let b = x.fragment(2, kind.b_regs(), half, false)?;
+    let a = x.fragment(1, kind.a_regs(), B32, false)?;
+    let b = x.fragment(2, kind.b_regs(), B32, false)?;
+    if ty == "tf32" {
+        x.bits_only(1)?;
+        x.bits_only(2)?;
+    }
     let c = match x.op(3)? {
         // Constants are registers like any other here.
         crate::parse::Operand::Vector(v) if v.len() == kind.cd_regs() => {

@@ -15,8 +15,8 @@ pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
             x.must("sync")?;
             let ty = x.ty(&[B32, B64])?;
             x.count(3)?;
-            let (d, p) = pair(x, all)?;
-            other(Kind::Match { all, d, p, a: x.src(1, ty)?, mask: x.src32(2, B32)? })
+            let (d, p) = pair(x, all, U32)?;
+            other(Kind::Match { all, d, p, a: x.src(1, ty)?, mask: x.src32(2, U32)? })
         }
         "redux" => {
             x.must("sync")?;
@@ -35,7 +35,8 @@ pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
                 _ => |a, b| a ^ b,
             };
             x.count(3)?;
-            let kind = Kind::Redux { f, d: x.dst(0, ty)?.ix, a: x.src32(1, ty)?, mask: x.src32(2, B32)? };
+            let ty = if bits { U32 } else { ty };
+            let kind = Kind::Redux { f, d: x.dst(0, ty)?.ix, a: x.src32(1, ty)?, mask: x.src32(2, U32)? };
             Ok((kind, Class::Alu, Pipe::Int))
         }
         _ => {
@@ -47,13 +48,13 @@ pub(super) fn build(x: &mut Ins, base: &str) -> Res<Built> {
 }
 
 /// `d` or `d|p`.
-fn pair(x: &mut Ins, may: bool) -> Res<(u16, Option<u16>)> {
+fn pair(x: &mut Ins, may: bool, ty: crate::types::Type) -> Res<(u16, Option<u16>)> {
     match x.op(0)? {
         Operand::Pair(d, p) if may => {
-            let d = x.b.target(&Operand::Name(d), B32, crate::types::Type::accepts)?.0.ix;
+            let d = x.b.target(&Operand::Name(d), ty, crate::types::Type::accepts)?.0.ix;
             Ok((d, Some(x.b.pred(&p)?)))
         }
-        _ => Ok((x.dst(0, B32)?.ix, None)),
+        _ => Ok((x.dst(0, ty)?.ix, None)),
     }
 }
 
@@ -67,9 +68,9 @@ fn shfl(x: &mut Ins) -> Res<Built> {
     };
     x.ty(&[B32])?;
     x.count(5)?;
-    let (d, p) = pair(x, true)?;
+    let (d, p) = pair(x, true, B32)?;
     let (a, b, c) = (x.src32(1, B32)?, x.src32(2, B32)?, x.src32(3, B32)?);
-    let mask = x.src32(4, B32)?;
+    let mask = x.src32(4, U32)?;
     Ok((Kind::Shfl { mode, d, p, a, b, c, mask }, Class::Shared, Pipe::None))
 }
 
@@ -85,5 +86,5 @@ fn vote(x: &mut Ins) -> Res<Built> {
     x.ty(if ballot { &[B32] } else { &[Pred] })?;
     x.count(3)?;
     let d = if ballot { x.dst(0, B32)?.ix } else { x.pred(0)? };
-    Ok((Kind::Vote { mode, d, p: x.pred_src(1)?, mask: x.src32(2, B32)? }, Class::Other, Pipe::None))
+    Ok((Kind::Vote { mode, d, p: x.pred_src(1)?, mask: x.src32(2, U32)? }, Class::Other, Pipe::None))
 }

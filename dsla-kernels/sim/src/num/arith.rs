@@ -198,6 +198,7 @@ pub enum HalfOp {
 
 /// A 16-bit float operation, rounded once to nearest even. `.ftz` flushes subnormal f16 operands and results, `.sat` clamps to [0, 1]
 /// with NaN to +0, `.relu` (fma) clamps negatives to +0 and keeps NaN.
+#[inline(never)]
 pub fn half(op: HalfOp, kind: Half, ftz: bool, sat: bool, relu: bool, a: u16, b: u16, c: u16) -> u16 {
     let exponent = if kind == Half::F16 { 0x7c00 } else { 0x7f80 };
     let flush = |x: u16| if ftz && x & exponent == 0 { x & 0x8000 } else { x };

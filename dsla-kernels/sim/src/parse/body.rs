@@ -29,6 +29,10 @@ pub(crate) struct Body<'a> {
     dynamic_align: u32,
     /// The line of the statement.
     pub line: usize,
+    /// Special registers may be sources: of mov, and of cvt between integers.
+    pub specials: bool,
+    /// Addresses of variables may be sources: of mov and cvta.
+    pub variables: bool,
 }
 
 impl<'a> Body<'a> {
@@ -59,6 +63,8 @@ impl<'a> Body<'a> {
             shared_at: 0,
             dynamic_align: 16,
             line: 0,
+            specials: false,
+            variables: false,
         };
         while b.statement()? {}
         b.finish()
@@ -109,9 +115,6 @@ impl<'a> Body<'a> {
             self.scope = self.scopes[self.scope].parent;
             return Ok(true);
         }
-        if self.p.eat(';') {
-            return Ok(true);
-        }
         if self.p.eat('@') {
             let not = self.p.eat('!');
             let name = self.p.name("a predicate")?;
@@ -140,8 +143,8 @@ impl<'a> Body<'a> {
     fn directive(&mut self, word: &str) -> Res<()> {
         match word {
             ".reg" => self.registers(),
-            ".shared" | ".extern" => {
-                let v = self.p.shared_var(word == ".extern")?;
+            ".shared" => {
+                let v = self.p.shared_var(false)?;
                 let var = self.place(&v);
                 self.declare(v.name, var)
             }
@@ -284,11 +287,12 @@ impl<'a> Body<'a> {
     /// accepts.
     pub fn source(&mut self, o: &Operand, ty: Type, ok: fn(Type, Type) -> bool) -> Res<(Reg, Type)> {
         let wide = ty.size() == 8;
-        let mismatch = |b: &Body, what: &str| b.error(format!("{o} is {what}, the instruction wants .{}", ty.name()));
+        let mismatch =
+            |b: &Body, what: &str| b.error(format!("{o} is {what}, the instruction wants .{}", ty.name()));
         match o {
             Operand::Int(v, minus) => {
                 let bits = ty.size() as u32 * 8;
-                if ty.float() && !matches!(ty, Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2) {
+                if ty.float() {
                     return Err(mismatch(self, "an integer"));
                 }
                 let fits = match (bits, minus) {
@@ -305,7 +309,9 @@ impl<'a> Body<'a> {
             Operand::F32(v) if matches!(ty, Type::F32 | Type::B32) => {
                 Ok((self.preload(Slot::Const(u64::from(*v)), false)?, ty))
             }
-            Operand::F64(v) if matches!(ty, Type::F64 | Type::B64) => Ok((self.preload(Slot::Const(*v), true)?, ty)),
+            Operand::F64(v) if matches!(ty, Type::F64 | Type::B64) => {
+                Ok((self.preload(Slot::Const(*v), true)?, ty))
+            }
             Operand::F64(v) if ty == Type::F32 => {
                 let v = (f64::from_bits(*v) as f32).to_bits();
                 Ok((self.preload(Slot::Const(u64::from(v)), false)?, ty))
@@ -313,6 +319,9 @@ impl<'a> Body<'a> {
             Operand::F32(_) | Operand::F64(_) => Err(mismatch(self, "a floating-point number")),
             Operand::Name(n) => {
                 if let Some(s) = special(n) {
+                    if !self.specials {
+                        return Err(self.error(format!("{n} must be moved to a register first")));
+                    }
                     if !ok(ty, Type::U32) {
                         return Err(mismatch(self, ".u32"));
                     }
@@ -326,12 +335,27 @@ impl<'a> Body<'a> {
                         }
                         Ok((r, t))
                     }
-                    _ if ty.float() || ty.size() < 4 => Err(mismatch(self, "an address")),
-                    Var::Shared(at) => Ok((self.preload(Slot::Const(u64::from(at)), wide)?, ty)),
-                    Var::Dynamic => Ok((self.preload(Slot::Special(Special::DynamicBase), wide)?, ty)),
+                    _ => self.variable(n, 0, ty),
                 }
             }
+            Operand::Offset(n, offset) => self.variable(n, *offset, ty),
             _ => Err(self.error(format!("{o} cannot be a source here, want .{}", ty.name()))),
+        }
+    }
+
+    /// The address of a shared variable, as a number.
+    fn variable(&mut self, name: &str, offset: i64, ty: Type) -> Res<(Reg, Type)> {
+        if ty.float() || ty.size() < 4 || !self.variables {
+            return Err(self.error(format!("the address of {name} must be moved to a register first")));
+        }
+        let wide = ty.size() == 8;
+        match self.lookup(name)? {
+            Var::Shared(at) => {
+                let at = (i64::from(at) + offset) as u32;
+                Ok((self.preload(Slot::Const(u64::from(at)), wide)?, ty))
+            }
+            Var::Dynamic if offset == 0 => Ok((self.preload(Slot::Special(Special::DynamicBase), wide)?, ty)),
+            _ => Err(self.error(format!("{name}{offset:+} is not supported"))),
         }
     }
 
@@ -353,7 +377,7 @@ impl<'a> Body<'a> {
             return Err(self.error(format!("want an address in brackets, got {o}")));
         };
         let Some(name) = base else {
-            return Ok(Addr { base: None, offset: *offset });
+            return Err(self.error("a constant is no address"));
         };
         match self.lookup(name)? {
             Var::Reg(..) => {

@@ -143,19 +143,24 @@ impl Parser {
     }
 
     fn header(&mut self) -> Res<()> {
+        let mut line = self.line();
         let version = self.eat_word(|w| w == ".version").and_then(|_| match self.next() {
-            Tok::F64(v) => Some((f64::from_bits(v) * 10.0).round() as u32),
+            Tok::Decimal(v) => Some((f64::from_bits(v) * 10.0).round() as u32),
             _ => None,
         });
-        self.version = version.ok_or_else(|| self.error("`.version X.Y` first"))?;
+        self.version = version.ok_or_else(|| Fault::load(line, "want `.version X.Y` first"))?;
+        line = self.line();
         let target = self.eat_word(|w| w == ".target").and_then(|_| self.eat_word(|_| true));
         let number = target.as_deref().and_then(|t| t.strip_prefix("sm_")).and_then(|t| t.parse().ok());
-        self.target = number.ok_or_else(|| self.error("`.target sm_NN` second (an `a` variant is not supported)"))?;
+        self.target = number.ok_or_else(|| {
+            Fault::load(line, "want `.target sm_NN` second (an `a` variant is not supported)")
+        })?;
         if !(80..=121).contains(&self.target) {
-            return Err(self.error(format!("a target from sm_80 on, got sm_{}", self.target)));
+            return Err(Fault::load(line, format!("want a target from sm_80 on, got sm_{}", self.target)));
         }
+        line = self.line();
         if self.eat_word(|w| w == ".address_size").is_none() || self.int("64")? != 64 {
-            return Err(self.error("`.address_size 64` third"));
+            return Err(Fault::load(line, "want `.address_size 64` third"));
         }
         Ok(())
     }
@@ -165,12 +170,17 @@ impl Parser {
             return Ok(size as u32);
         }
         let a = self.small("an alignment")?;
-        if a.is_power_of_two() && a <= 1 << 20 { Ok(a) } else { Err(self.error(format!("a power of two, got {a}"))) }
+        if a.is_power_of_two() && a <= 1 << 20 {
+            Ok(a)
+        } else {
+            Err(self.error(format!("a power of two, got {a}")))
+        }
     }
 
     fn data_type(&mut self) -> Res<Type> {
         let word = self.word("a type")?;
-        let ty = word.strip_prefix('.').and_then(Type::named).filter(|t| t.size() > 0 && !word.contains("x2"));
+        let ty =
+            word.strip_prefix('.').and_then(Type::named).filter(|t| t.size() > 0 && !word.contains("x2"));
         ty.ok_or_else(|| self.error(format!("a type, got `{word}`")))
     }
 

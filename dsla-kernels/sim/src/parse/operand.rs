@@ -18,6 +18,8 @@ pub(crate) enum Operand {
     F32(u32),
     F64(u64),
     Vector(Vec<Operand>),
+    /// `variable+offset`, an address.
+    Offset(String, i64),
     /// `[base + offset]`
     Address(Option<String>, i64),
 }
@@ -36,6 +38,7 @@ impl std::fmt::Display for Operand {
                 let parts: Vec<String> = v.iter().map(Operand::to_string).collect();
                 write!(f, "{{{}}}", parts.join(", "))
             }
+            Operand::Offset(b, o) => write!(f, "{b}{o:+}"),
             Operand::Address(b, o) => write!(f, "[{}{o:+}]", b.as_deref().unwrap_or("")),
         }
     }
@@ -83,12 +86,7 @@ impl Parser {
         }
         if self.eat('[') {
             let base = self.eat_word(|_| true);
-            let mut offset = 0i64;
-            if base.is_none() {
-                offset = self.signed()?;
-            } else if self.eat('+') || *self.peek() == Tok::Punct('-') {
-                offset = self.signed()?;
-            }
+            let offset = if base.is_none() || self.eat('+') { self.signed()? } else { 0 };
             self.want(']')?;
             return Ok(Operand::Address(base, offset));
         }
@@ -98,8 +96,7 @@ impl Parser {
         if self.eat('-') {
             return match self.next() {
                 Tok::Int(v) => Ok(Operand::Int(v.wrapping_neg(), true)),
-                Tok::F32(v) => Ok(Operand::F32(v ^ 1 << 31)),
-                Tok::F64(v) => Ok(Operand::F64(v ^ 1 << 63)),
+                Tok::Decimal(v) => Ok(Operand::F64(v ^ 1 << 63)),
                 t => Err(self.error(format!("a number after `-`, got {t}"))),
             };
         }
@@ -112,7 +109,7 @@ impl Parser {
                 self.next();
                 Ok(Operand::F32(v))
             }
-            Tok::F64(v) => {
+            Tok::F64(v) | Tok::Decimal(v) => {
                 self.next();
                 Ok(Operand::F64(v))
             }
@@ -120,6 +117,9 @@ impl Parser {
                 self.next();
                 if self.eat('|') {
                     return Ok(Operand::Pair(w, self.name("a predicate")?));
+                }
+                if self.eat('+') {
+                    return Ok(Operand::Offset(w, self.signed()?));
                 }
                 Ok(if w == "WARP_SZ" { Operand::Int(32, false) } else { Operand::Name(w) })
             }
@@ -131,7 +131,7 @@ impl Parser {
         let minus = self.eat('-');
         let v = self.int("an offset")?;
         let limit = 1u64 << 32;
-        if v >= limit && !(v > u64::MAX - limit) {
+        if v >= limit && v <= u64::MAX - limit {
             return Err(self.error(format!("an offset of 32 bits, got {v:#x}")));
         }
         Ok(if minus { (v as i64).wrapping_neg() } else { v as i64 })

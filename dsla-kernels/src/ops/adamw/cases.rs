@@ -25,7 +25,7 @@ fn case(n: usize, number: u64, weight_decay: f64) -> Case {
         ],
         spec: spec!(f32, |x| naive::step(&x[0], &x[1], &x[2], &x[3], &options)),
         run: Box::new(move |x| {
-            let (mut p, mut m, mut v) = (x[0].clone(), x[2].clone(), x[3].clone());
+            let (mut p, mut m, mut v) = (x[0].try_clone()?, x[2].try_clone()?, x[3].try_clone()?);
             step(p.view_mut(), x[1].view(), m.view_mut(), v.view_mut(), &options)?;
             Ok(vec![p, m, v])
         }),

@@ -1,34 +1,12 @@
 //! Blocks in parallel, elements in vectors: one pass over four arrays, bound by memory.
 
-use super::AdamW;
+use super::{AdamW, Scalars};
 use crate::{multiversion, par, simd::madd};
 
 const BLOCK: usize = 16_384;
 
-/// The scalars of one step, computed in f64 and rounded once.
-struct Scalars {
-    keep: f32,
-    beta1: f32,
-    new1: f32,
-    beta2: f32,
-    new2: f32,
-    rate: f32,
-    inv_root: f32,
-    eps: f32,
-}
-
 pub fn step(param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32], o: &AdamW) {
-    let (c1, c2) = (1.0 - o.beta1.powf(o.step as f64), 1.0 - o.beta2.powf(o.step as f64));
-    let scalars = Scalars {
-        keep: (1.0 - o.lr * o.weight_decay) as f32,
-        beta1: o.beta1 as f32,
-        new1: (1.0 - o.beta1) as f32,
-        beta2: o.beta2 as f32,
-        new2: (1.0 - o.beta2) as f32,
-        rate: (o.lr / c1) as f32,
-        inv_root: (1.0 / c2.sqrt()) as f32,
-        eps: o.eps as f32,
-    };
+    let scalars = Scalars::new(o);
     let moments = m.chunks_mut(BLOCK).zip(v.chunks_mut(BLOCK));
     let mut blocks: Vec<_> = param.chunks_mut(BLOCK).zip(grad.chunks(BLOCK)).zip(moments).collect();
     par::for_each_chunk(&mut blocks, 1, |_, blocks| {

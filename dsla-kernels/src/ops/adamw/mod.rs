@@ -28,18 +28,42 @@ pub struct AdamW {
     pub step: u64,
 }
 
+/// The scalars of one step, computed in f64 and rounded once.
+struct Scalars {
+    keep: f32,
+    beta1: f32,
+    new1: f32,
+    beta2: f32,
+    new2: f32,
+    rate: f32,
+    inv_root: f32,
+    eps: f32,
+}
+
+impl Scalars {
+    fn new(o: &AdamW) -> Scalars {
+        let (c1, c2) = (1.0 - o.beta1.powf(o.step as f64), 1.0 - o.beta2.powf(o.step as f64));
+        Scalars {
+            keep: (1.0 - o.lr * o.weight_decay) as f32,
+            beta1: o.beta1 as f32,
+            new1: (1.0 - o.beta1) as f32,
+            beta2: o.beta2 as f32,
+            new2: (1.0 - o.beta2) as f32,
+            rate: (o.lr / c1) as f32,
+            inv_root: (1.0 / c2.sqrt()) as f32,
+            eps: o.eps as f32,
+        }
+    }
+}
+
 /// One step, in place:
 /// `m = beta1 m + (1 - beta1) grad`, `v = beta2 v + (1 - beta2) grad^2`,
 /// `param = param (1 - lr weight_decay) - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)`.
 /// param, grad, m, v: [N] f32.
 ///
 /// Errors: a shape or dtype that does not fit; a step of 0 or a beta outside [0, 1) (`Error::Argument`).
-pub fn step(param: ViewMut, grad: View, m: ViewMut, v: ViewMut, options: &AdamW) -> Result<()> {
+pub fn step(mut param: ViewMut, grad: View, mut m: ViewMut, mut v: ViewMut, options: &AdamW) -> Result<()> {
     let [n] = grad.dims(OP, "grad")?;
-    let grads = grad.expect_f32(OP, "grad", &[n])?;
-    let params = param.expect_f32(OP, "param", &[n])?;
-    let ms = m.expect_f32(OP, "m", &[n])?;
-    let vs = v.expect_f32(OP, "v", &[n])?;
     if options.step == 0 {
         return Err(Error::Argument { op: OP, arg: "step", got: "0".into(), want: "1 or more".into() });
     }
@@ -48,6 +72,13 @@ pub fn step(param: ViewMut, grad: View, m: ViewMut, v: ViewMut, options: &AdamW)
             return Err(Error::Argument { op: OP, arg, got: beta.to_string(), want: "in [0, 1)".into() });
         }
     }
+    if grad.device() != Device::Cpu {
+        return cuda::step(&mut param, grad, &mut m, &mut v, options);
+    }
+    let grads = grad.expect_f32(OP, "grad", &[n])?;
+    let params = param.expect_f32(OP, "param", &[n])?;
+    let ms = m.expect_f32(OP, "m", &[n])?;
+    let vs = v.expect_f32(OP, "v", &[n])?;
     cpu::step(params, grads, ms, vs, options);
     Ok(())
 }

@@ -9,9 +9,9 @@ use crate::{DType, Tensor, spec};
 pub fn cases() -> Vec<Case> {
     let floats = [DType::F32, DType::BF16, DType::F16];
     let mut all = vec![];
-    for n in [1, 63, 1000, 70_001] {
+    for (n, skip) in [(1, 0), (63, 0), (1000, 0), (1000, 1), (70_001, 0)] {
         for from in floats {
-            all.extend(floats.map(|to| cast_case(n, from, to)));
+            all.extend(floats.map(|to| cast_case(n, from, to, skip)));
         }
     }
     for (t, x, from, n, y, to) in [(1, 5, 0, 5, 5, 0), (3, 100, 37, 63, 90, 20), (17, 960, 576, 192, 192, 0), (9, 64, 0, 64, 128, 64)] {
@@ -24,13 +24,14 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-fn cast_case(n: usize, from: DType, to: DType) -> Case {
+/// `skip`: elements before x and y, so that neither is aligned to more than an element.
+fn cast_case(n: usize, from: DType, to: DType, skip: usize) -> Case {
     let mut rng = Rng::new(n as u64);
     fn to_bits<R: Real, M: Real>(x: &[R]) -> Vec<R> {
         x.iter().map(|v| R::of(M::of(v.f64()).model().f64())).collect()
     }
     Case {
-        id: format!("cast_{from}_{to}_n{n}"),
+        id: format!("cast_{from}_{to}_n{n}_skip{skip}"),
         inputs: vec![Input { name: "x", tensor: rng.tensor(&[n], 1.0, from) }],
         spec: match to {
             DType::BF16 => spec!(f32, |x| vec![to_bits::<R, Bf16>(&x[0])]),
@@ -38,8 +39,9 @@ fn cast_case(n: usize, from: DType, to: DType) -> Case {
             _ => spec!(f32, |x| vec![x[0].clone()]),
         },
         run: Box::new(move |x| {
-            let mut y = Tensor::empty_on(x[0].device(), x[0].shape(), to)?;
-            cast(x[0].view(), y.view_mut())?;
+            let mut y = Tensor::zeros_on(x[0].device(), [n], to)?;
+            cast(x[0].rows(skip, n), y.view_mut().rows(skip, n))?;
+            cast(x[0].rows(0, skip), y.view_mut().rows(0, skip))?;
             Ok(vec![y])
         }),
         backward: None,

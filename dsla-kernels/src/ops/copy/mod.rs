@@ -62,7 +62,7 @@ pub fn gather(x: View, rows: View, mut y: ViewMut) -> Result<()> {
             super::embedding::check_below(OP, "rows", rows, n)?;
             cpu::gather(x, rows, y);
         }
-        Device::Cuda(_) => return cuda::gather(x, rows, &mut y),
+        Device::Cuda(_) => return cuda::gather(x, rows, &mut y, [n, r, t]),
     }
     Ok(())
 }
@@ -81,7 +81,7 @@ pub fn scatter(x: View, rows: View, mut y: ViewMut) -> Result<()> {
             super::embedding::check_below(OP, "rows", rows, n)?;
             cpu::scatter(x, rows, y);
         }
-        Device::Cuda(_) => return cuda::scatter(x, rows, &mut y),
+        Device::Cuda(_) => return cuda::scatter(x, rows, &mut y, [n, r, t]),
     }
     Ok(())
 }

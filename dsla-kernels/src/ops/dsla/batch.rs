@@ -2,7 +2,7 @@
 
 use super::{Args, Dims, Normalizer, OP, check_heads, cpu, cuda};
 use crate::view::PlaceMut;
-use crate::{Device, Error, Result, Slice, SliceMut, Tensor, View, ViewMut};
+use crate::{DType, Device, Error, Result, Slice, SliceMut, Tensor, View, ViewMut};
 
 /// The inputs of one call. Sequence b of the batch is `slot[b]` of the pools.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +114,24 @@ impl BatchArgs<'_> {
             if x.dtype() != self.v.dtype() && !(x.shape().is_empty()) {
                 return Err(Error::DType { op: OP, arg, got: x.dtype(), want: self.v.dtype().name() });
             }
+        }
+        let device = self.q.device();
+        for (x, arg, dtype, want) in [
+            (self.q, "q", DType::F32, &[b, h, d][..]),
+            (self.v, "v", self.v.dtype(), &[b, g, d]),
+            (self.phi_q, "phi_q", DType::F32, &[b, h, f]),
+            (self.phi_k, "phi_k", DType::F32, &[b, g, f]),
+            (self.log_decay, "log_decay", DType::F32, &[b, 2, g, e]),
+            (self.gamma, "gamma", DType::F32, &[2, h]),
+            (self.mix, "mix", DType::F32, &[h]),
+            (self.slope, "slope", DType::F32, &[h]),
+            (self.slot, "slot", DType::U32, &[b]),
+            (self.head, "head", DType::U32, &[b]),
+            (self.position, "position", DType::U32, &[b]),
+            (pool.s.as_view(), "s", DType::F32, &[slots, 2 * g, f, d]),
+            (pool.z.as_view(), "z", DType::F32, &[slots, 2, g, f]),
+        ] {
+            x.expect_on(OP, arg, device, dtype, want)?;
         }
         Ok(BatchDims { b, slots, one: n })
     }

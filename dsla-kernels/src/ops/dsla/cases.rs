@@ -62,6 +62,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(Dims { t, r, ..real }, Sum, dtype));
     }
     cases.push(case(Dims { t: 4096, w: 64, h: 8, g: 2, ..large }, Sum, BF16));
+
     cases
 }
 

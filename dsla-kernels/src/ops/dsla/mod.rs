@@ -30,7 +30,7 @@ mod step;
 
 pub use batch::{BatchArgs, BatchDims, Place, Pool, decode_batch};
 
-use crate::{Device, Error, Result, View, ViewMut};
+use crate::{DType, Device, Error, Result, View, ViewMut};
 
 const OP: &str = "dsla";
 
@@ -128,28 +128,32 @@ impl Args<'_> {
             return Err(Error::Argument { op: OP, arg: "k", got: format!("{total} keys for {t} tokens"), want: format!("at most {w} more") });
         }
         let [sinks, _, _] = self.sink_k.dims(OP, "sink_k")?;
-        for (x, arg) in [(&self.sink_k, "sink_k"), (&self.sink_v, "sink_v")] {
-            x.expect_shape(OP, arg, &[sinks, g, d])?;
-            crate::vec::expect_float(x, OP, arg)?;
-        }
         let l = total.saturating_sub(w);
         let n = Dims { t, r: total - t, l, h, g, d, f, e, w, n: sinks, position: self.position };
         check_heads(n, self.normalizer)?;
-        if self.q.device() != Device::Cpu {
-            // The launches check every argument.
-            return Ok(n);
-        }
-        self.q.expect_f32(OP, "q", &[t, h, d])?;
-        for (x, arg) in [(&self.k, "k"), (&self.v, "v")] {
-            x.expect_shape(OP, arg, &[total, g, d])?;
+        let device = self.q.device();
+        for (x, arg, rows) in [
+            (&self.k, "k", total),
+            (&self.v, "v", total),
+            (&self.sink_k, "sink_k", sinks),
+            (&self.sink_v, "sink_v", sinks),
+        ] {
             crate::vec::expect_float(x, OP, arg)?;
+            // The kernels of a GPU are made for one dtype; the host widens each as it is.
+            let dtype = if device == Device::Cpu { x.dtype() } else { self.v.dtype() };
+            x.expect_on(OP, arg, device, dtype, &[rows, g, d])?;
         }
-        self.phi_q.expect_f32(OP, "phi_q", &[t, h, f])?;
-        self.phi_k.expect_f32(OP, "phi_k", &[l, g, f])?;
-        self.log_decay.expect_f32(OP, "log_decay", &[l, 2, g, e])?;
-        self.gamma.expect_f32(OP, "gamma", &[2, h])?;
-        self.mix.expect_f32(OP, "mix", &[h])?;
-        self.slope.expect_f32(OP, "slope", &[h])?;
+        for (x, arg, want) in [
+            (&self.q, "q", &[t, h, d][..]),
+            (&self.phi_q, "phi_q", &[t, h, f]),
+            (&self.phi_k, "phi_k", &[l, g, f]),
+            (&self.log_decay, "log_decay", &[l, 2, g, e]),
+            (&self.gamma, "gamma", &[2, h]),
+            (&self.mix, "mix", &[h]),
+            (&self.slope, "slope", &[h]),
+        ] {
+            x.expect_on(OP, arg, device, DType::F32, want)?;
+        }
         Ok(n)
     }
 }
@@ -194,7 +198,16 @@ pub struct Saved<'a> {
 /// Attend: out [T, H, D] f32. One token takes the recurrent path, more the chunked one.
 pub fn forward(args: &Args, state: State, saved: Option<Saved>, out: ViewMut) -> Result<()> {
     let n = args.dims()?;
-    if args.q.device() != Device::Cpu {
+    let device = args.q.device();
+    let check = |x: View, arg, want: &[usize]| x.expect_on(OP, arg, device, DType::F32, want);
+    check(state.s.as_view(), "s", &[2, n.g, n.f, n.d])?;
+    check(state.z.as_view(), "z", &[2, n.g, n.f])?;
+    check(out.as_view(), "out", &[n.t, n.h, n.d])?;
+    if let Some(x) = &saved {
+        check(x.den.as_view(), "den", &[n.t, n.h])?;
+        check(x.peak.as_view(), "peak", &[n.t, n.h])?;
+    }
+    if device != Device::Cpu {
         return cuda::forward(args, n, cuda::State { s: state.s, z: state.z }, saved, out);
     }
     let s = state.s.expect_f32(OP, "s", &[2, n.g, n.f, n.d])?;
@@ -220,11 +233,19 @@ pub fn fold(phi_k: View, v: View, log_decay: View, state: State) -> Result<()> {
         return Err(Error::Argument { op: OP, arg: "log_decay", got: format!("{e} decays per head"), want: format!("1 or {f}") });
     }
     let n = Dims { t: 0, r: 0, l, h: g, g, d, f, e, w: 0, n: 0, position: 0 };
-    if phi_k.device() != Device::Cpu {
+    let device = phi_k.device();
+    for (x, arg, dtype, want) in [
+        (phi_k, "phi_k", DType::F32, &[l, g, f][..]),
+        (v, "v", v.dtype(), &[l, g, d]),
+        (log_decay, "log_decay", DType::F32, &[l, 2, g, e]),
+        (state.s.as_view(), "s", DType::F32, &[2, g, f, d]),
+        (state.z.as_view(), "z", DType::F32, &[2, g, f]),
+    ] {
+        x.expect_on(OP, arg, device, dtype, want)?;
+    }
+    if device != Device::Cpu {
         return cuda::fold(phi_k, v, log_decay, n, cuda::State { s: state.s, z: state.z });
     }
-    phi_k.expect_f32(OP, "phi_k", &[l, g, f])?;
-    log_decay.expect_f32(OP, "log_decay", &[l, 2, g, e])?;
     let s = state.s.expect_f32(OP, "s", &[2, g, f, d])?;
     let z = state.z.expect_f32(OP, "z", &[2, g, f])?;
     cpu::fold(phi_k, v, log_decay, n, s, z);
@@ -259,6 +280,30 @@ pub struct Grads<'a> {
 /// The backward pass. `s0`, `z0`: the initial states; `den`, `peak`: from [`Saved`]; out, d_out: [T, H, D].
 pub fn backward(args: &Args, s0: View, z0: View, den: View, peak: View, out: View, d_out: View, grads: Grads) -> Result<()> {
     let n = args.dims()?;
+    let device = args.q.device();
+    let states = [2, n.g, n.f, n.d];
+    let q_shape = [n.t, n.h, n.d];
+    for (x, arg, want) in [
+        (s0, "s0", &states[..]),
+        (z0, "z0", &states[..3]),
+        (den, "den", &q_shape[..2]),
+        (peak, "peak", &q_shape[..2]),
+        (out, "out", &q_shape),
+        (d_out, "d_out", &q_shape),
+        (grads.phi_q.as_view(), "d_phi_q", &[n.t, n.h, n.f]),
+        (grads.phi_k.as_view(), "d_phi_k", &[n.l, n.g, n.f]),
+        (grads.log_decay.as_view(), "d_log_decay", &[n.l, 2, n.g, n.e]),
+        (grads.gamma.as_view(), "d_gamma", &[2, n.h]),
+        (grads.mix.as_view(), "d_mix", &[n.h]),
+        (grads.slope.as_view(), "d_slope", &[n.h]),
+        (grads.s.as_view(), "d_s", &states),
+        (grads.z.as_view(), "d_z", &states[..3]),
+    ] {
+        x.expect_on(OP, arg, device, DType::F32, want)?;
+    }
+    if device != Device::Cpu {
+        return cuda::backward(args, n, cuda::Forward { s0, z0, den, peak, out, d_out }, grads);
+    }
     let fwd = backward::Forward {
         s0: s0.expect_f32(OP, "s0", &[2, n.g, n.f, n.d])?,
         z0: z0.expect_f32(OP, "z0", &[2, n.g, n.f])?,

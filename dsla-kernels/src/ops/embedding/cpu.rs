@@ -1,7 +1,7 @@
 //! Forward: rows in parallel. Backward: each piece owns a range of table rows and walks all ids in order, so that
 //! repeated ids add up in the order of t whatever the number of threads, with neither atomics nor a sort.
 
-use crate::{bf16, multiversion, par};
+use crate::{bf16, f16, multiversion, par};
 
 const ROWS: usize = 16;
 /// Pieces of the table in [`backward`]: enough for many cores, few enough that reading the ids this often is cheap
@@ -20,6 +20,14 @@ pub fn forward_bf16(table: &[bf16], ids: &[u32], y: &mut [f32], c: usize) {
     par::for_each_chunk(y, ROWS * c, |i, y| {
         for (y, &id) in y.chunks_exact_mut(c).zip(&ids[i * ROWS..]) {
             widen(&table[id as usize * c..][..c], y);
+        }
+    });
+}
+
+pub fn forward_f16(table: &[f16], ids: &[u32], y: &mut [f32], c: usize) {
+    par::for_each_chunk(y, ROWS * c, |i, y| {
+        for (y, &id) in y.chunks_exact_mut(c).zip(&ids[i * ROWS..]) {
+            y.iter_mut().zip(&table[id as usize * c..][..c]).for_each(|(y, x)| *y = x.to_f32());
         }
     });
 }

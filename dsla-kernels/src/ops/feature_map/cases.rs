@@ -6,9 +6,14 @@ use crate::{DType, Tensor, spec};
 
 /// Every case of this op.
 pub fn cases() -> Vec<Case> {
-    [(1, 1, 1), (1, 3, 64), (7, 2, 9), (65, 3, 20), (100, 1, 33), (512, 9, 64)]
-        .iter()
-        .flat_map(|&(t, h, d)| [case(t, h, d, DType::F32), case(t, h, d, DType::BF16)])
+    let small = [(1, 1, 1), (7, 2, 9), (65, 3, 20), (100, 1, 33)];
+    let large = [(1, 3, 64), (7, 2, 64), (131, 1, 64), (1, 2, 128), (9, 1, 128), (130, 1, 128), (512, 9, 64)];
+    let case = |(t, h, d), types: &[DType]| types.iter().map(|&x| case(t, h, d, x)).collect::<Vec<_>>();
+    small
+        .into_iter()
+        .flat_map(|n| case(n, &[DType::F32, DType::BF16]))
+        .chain(large.into_iter().flat_map(|n| case(n, &[DType::F32, DType::BF16, DType::F16])))
+        .chain(case((33, 1, 12), &[DType::F16]))
         .collect()
 }
 
@@ -35,7 +40,7 @@ fn case(t: usize, h: usize, d: usize, dtype: DType) -> Case {
             Ok(vec![Some(du), Some(dw)])
         })),
         flops: (2 * t * h * d * d) as f64,
-        bytes: (12 * t * h * d + 4 * h * d * d) as f64,
+        bytes: ((8 + dtype.size()) * t * h * d + 4 * h * d * d) as f64,
         bench: t >= 512,
     }
 }

@@ -10,10 +10,13 @@ use crate::{Device, Result, View, ViewMut};
 
 const OP: &str = "feature_map";
 
-/// y = [softmax(u W_h), softmax(-u W_h)]. u: [T, H, D] f32 or bf16; w: [H, D, D] f32 (input by output); y: [T, H, 2 D] f32.
-pub fn forward(u: View, w: View, y: ViewMut) -> Result<()> {
+/// y = [softmax(u W_h), softmax(-u W_h)]. u: [T, H, D] f32, bf16 or f16; w: [H, D, D] f32 (input by output); y: [T, H, 2 D] f32.
+pub fn forward(u: View, w: View, mut y: ViewMut) -> Result<()> {
     let [t, h, d] = u.dims(OP, "u")?;
     expect_float(&u, OP, "u")?;
+    if u.device() != Device::Cpu {
+        return cuda::forward(u, w, &mut y, [t, h, d]);
+    }
     let ws = w.expect_f32(OP, "w", &[h, d, d])?;
     let ys = y.expect_f32(OP, "y", &[t, h, 2 * d])?;
     cpu::forward(u, ws, ys, [t, h, d]);
@@ -21,9 +24,12 @@ pub fn forward(u: View, w: View, y: ViewMut) -> Result<()> {
 }
 
 /// Gradients of [`forward`] from its output y and dy [T, H, 2 D]: `dw` [H, D, D] is added to, `du` [T, H, D] written.
-pub fn backward(u: View, w: View, y: View, dy: View, dw: ViewMut, du: Option<ViewMut>) -> Result<()> {
+pub fn backward(u: View, w: View, y: View, dy: View, mut dw: ViewMut, du: Option<ViewMut>) -> Result<()> {
     let [t, h, d] = u.dims(OP, "u")?;
     expect_float(&u, OP, "u")?;
+    if u.device() != Device::Cpu {
+        return cuda::backward(u, w, cuda::Outputs { y, dy }, &mut dw, du, [t, h, d]);
+    }
     let ws = w.expect_f32(OP, "w", &[h, d, d])?;
     let (ys, dys) = (y.expect_f32(OP, "y", &[t, h, 2 * d])?, dy.expect_f32(OP, "dy", &[t, h, 2 * d])?);
     let dws = dw.expect_f32(OP, "dw", &[h, d, d])?;

@@ -36,8 +36,11 @@ fn dims(x: &View, w: &View) -> Result<Dims> {
 }
 
 /// log decays y [T, 2, G, E] of inputs x [T, X, K]; w: [2, G, E, K]; b: [2, G, E]; all f32.
-pub fn forward(x: View, w: View, b: View, scale: f32, y: ViewMut) -> Result<()> {
+pub fn forward(x: View, w: View, b: View, scale: f32, mut y: ViewMut) -> Result<()> {
     let n = dims(&x, &w)?;
+    if x.device() != Device::Cpu {
+        return cuda::forward(x, w, b, scale, &mut y, n);
+    }
     let xs = x.expect_f32(OP, "x", &[n.t, n.x, n.k])?;
     let ws = w.expect_f32(OP, "w", &[2, n.g, n.e, n.k])?;
     let bs = b.expect_f32(OP, "b", &[2, n.g, n.e])?;
@@ -47,8 +50,11 @@ pub fn forward(x: View, w: View, b: View, scale: f32, y: ViewMut) -> Result<()> 
 }
 
 /// Gradients of [`forward`] from its output y and dy: `dw` and `db` are added to, `dx` [T, X, K] is written.
-pub fn backward(x: View, w: View, scale: f32, y: View, dy: View, dw: ViewMut, db: ViewMut, dx: Option<ViewMut>) -> Result<()> {
+pub fn backward(x: View, w: View, scale: f32, y: View, dy: View, mut dw: ViewMut, mut db: ViewMut, dx: Option<ViewMut>) -> Result<()> {
     let n = dims(&x, &w)?;
+    if x.device() != Device::Cpu {
+        return cuda::backward(x, w, cuda::Outputs { y, dy, scale }, &mut dw, &mut db, dx, n);
+    }
     let xs = x.expect_f32(OP, "x", &[n.t, n.x, n.k])?;
     let ws = w.expect_f32(OP, "w", &[2, n.g, n.e, n.k])?;
     let (ys, dys) = (y.expect_f32(OP, "y", &[n.t, 2, n.g, n.e])?, dy.expect_f32(OP, "dy", &[n.t, 2, n.g, n.e])?);

@@ -13,8 +13,11 @@ const OP: &str = "global_norm";
 /// written. The norm over several tensors is the norm of their norms.
 ///
 /// Errors: a shape or dtype that does not fit.
-pub fn forward(x: View, out: ViewMut) -> Result<()> {
+pub fn forward(x: View, mut out: ViewMut) -> Result<()> {
     let [n] = x.dims(OP, "x")?;
+    if x.device() != Device::Cpu {
+        return cuda::forward(x, &mut out, n);
+    }
     let xs = x.expect_f32(OP, "x", &[n])?;
     let outs = out.expect_f32(OP, "out", &[1])?;
     outs[0] = cpu::forward(xs);

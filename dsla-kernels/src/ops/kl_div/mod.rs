@@ -18,8 +18,11 @@ const OP: &str = "kl_div";
 /// A token masked for the teacher (minus infinity) may be masked for the student too; masked for the student alone it
 /// gives infinity. NaN gives NaN.
 /// Errors: a shape or dtype that does not fit; no classes (V = 0).
-pub fn forward(teacher: View, student: View, kl: ViewMut) -> Result<()> {
+pub fn forward(teacher: View, student: View, mut kl: ViewMut) -> Result<()> {
     let (t, v) = rows_of(&teacher, "teacher")?;
+    if teacher.device() != Device::Cpu {
+        return cuda::forward(teacher, student, &mut kl, [t, v]);
+    }
     let ts = teacher.expect_f32(OP, "teacher", &[t, v])?;
     let ss = student.expect_f32(OP, "student", &[t, v])?;
     let kls = kl.expect_f32(OP, "kl", &[t])?;
@@ -31,8 +34,11 @@ pub fn forward(teacher: View, student: View, kl: ViewMut) -> Result<()> {
 /// dkl: [T] f32; dstudent: [T, V] f32, written.
 ///
 /// Errors: as [`forward`].
-pub fn backward(teacher: View, student: View, dkl: View, dstudent: ViewMut) -> Result<()> {
+pub fn backward(teacher: View, student: View, dkl: View, mut dstudent: ViewMut) -> Result<()> {
     let (t, v) = rows_of(&teacher, "teacher")?;
+    if teacher.device() != Device::Cpu {
+        return cuda::backward(teacher, student, dkl, &mut dstudent, [t, v]);
+    }
     let ts = teacher.expect_f32(OP, "teacher", &[t, v])?;
     let ss = student.expect_f32(OP, "student", &[t, v])?;
     let dkls = dkl.expect_f32(OP, "dkl", &[t])?;
@@ -47,6 +53,9 @@ pub fn backward(teacher: View, student: View, dkl: View, dstudent: ViewMut) -> R
 /// Errors: as [`forward`].
 pub fn agree(a: View, b: View) -> Result<usize> {
     let (t, v) = rows_of(&a, "a")?;
+    if a.device() != Device::Cpu {
+        return cuda::agree(a, b, [t, v]);
+    }
     let (xs, ys) = (a.expect_f32(OP, "a", &[t, v])?, b.expect_f32(OP, "b", &[t, v])?);
     Ok(cpu::agree(xs, ys, v))
 }

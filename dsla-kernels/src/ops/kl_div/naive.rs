@@ -20,3 +20,9 @@ pub fn forward<R: Real>(teacher: &[R], student: &[R], v: usize) -> Vec<R> {
     }
     out
 }
+
+/// a, b: [T, V] -> rows whose largest element stands at the same index, the lowest of equals.
+pub fn agree<R: Real>(a: &[R], b: &[R], v: usize) -> usize {
+    let best = |x: &[R]| (0..v).fold(0, |best, i| if x[i] > x[best] { i } else { best });
+    a.chunks(v).zip(b.chunks(v)).filter(|(a, b)| best(a) == best(b)).count()
+}

@@ -1,8 +1,8 @@
-//! Cases: one row, skinny, large; odd sizes; both dtypes; bias and residual; the backward of x and of W.
+//! Cases: one row, skinny, large; odd sizes; all dtypes; bias and residual; the backward of x and of W; SwiGLU.
 
-use super::{Into, Packed, backward_weight, forward, naive};
+use super::{Into, Packed, Size, backward_weight_sized, forward, forward_sized, forward_swiglu_sized, naive};
 use crate::case::{Case, Input, Rng, Spec};
-use crate::real::Bf16;
+use crate::real::{Bf16, F16};
 use crate::{DType, Tensor, spec};
 
 /// Every case of this op.
@@ -10,24 +10,49 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![];
     for dtype in [DType::F32, DType::BF16] {
         for (m, n, k) in [(1, 1, 1), (1, 100, 63), (1, 192, 576), (3, 17, 33), (5, 64, 64), (8, 40, 96), (17, 100, 31), (63, 65, 100), (100, 300, 64), (270, 48, 40)] {
-            cases.push(case(dtype, m, n, k, m % 2 == 1, m % 3 == 2));
+            cases.push(case(dtype, m, n, k, Size::Auto));
         }
         for m in [1, 8, 512] {
-            cases.push(case(dtype, m, 1536, 576, false, false));
+            cases.push(case(dtype, m, 1536, 576, Size::Auto));
+        }
+    }
+    // Both sizes of the GPU's tiles, at sizes that choose neither by themselves: edges in every direction.
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for size in [Size::Small, Size::Large] {
+            for (m, n, k) in [(1, 65, 72), (1, 30, 1100), (2, 48, 40), (16, 71, 520), (17, 33, 7), (64, 66, 48), (130, 131, 200), (290, 20, 9)] {
+                cases.push(case(dtype, m, n, k, size));
+            }
+            for (m, f, k) in [(1, 21, 40), (5, 36, 300), (18, 40, 36), (70, 33, 64), (130, 66, 41)] {
+                cases.push(swiglu(dtype, m, f, k, size));
+            }
+        }
+        for (m, n, k) in [(1, 40, 33), (20, 37, 70)] {
+            cases.push(transposed(dtype, m, n, k));
         }
     }
     cases
 }
 
-fn case(dtype: DType, m: usize, n: usize, k: usize, bias: bool, add: bool) -> Case {
+fn id(dtype: DType, m: usize, n: usize, k: usize, size: Size) -> String {
+    let size = match size {
+        Size::Auto => "",
+        Size::Small => "_small",
+        Size::Large => "_large",
+    };
+    format!("{dtype}_m{m}_n{n}_k{k}{size}")
+}
+
+fn case(dtype: DType, m: usize, n: usize, k: usize, size: Size) -> Case {
+    let (bias, add) = (m % 2 == 1, m % 3 == 2);
     let mut rng = Rng::new((m * 7919 + n * 31 + k) as u64);
     let spec: Spec = match dtype {
         DType::F32 => spec!(f32, |x| vec![whole(&x, bias, add, k)]),
+        DType::F16 => spec!(F16, |x| vec![whole(&x, bias, add, k)]),
         _ => spec!(Bf16, |x| vec![whole(&x, bias, add, k)]),
     };
     let into = if add { Into::Add } else { Into::Store };
     Case {
-        id: format!("{dtype}_m{m}_n{n}_k{k}{}{}", if bias { "_bias" } else { "" }, if add { "_add" } else { "" }),
+        id: format!("{}{}{}", id(dtype, m, n, k, size), if bias { "_bias" } else { "" }, if add { "_add" } else { "" }),
         inputs: vec![
             Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, DType::F32) },
             Input { name: "w", tensor: rng.tensor(&[n, k], 1.0 / (k as f64).sqrt(), dtype) },
@@ -37,16 +62,20 @@ fn case(dtype: DType, m: usize, n: usize, k: usize, bias: bool, add: bool) -> Ca
         spec,
         run: Box::new(move |x| {
             let mut y = if add { x[3].clone() } else { Tensor::empty_on(x[0].device(), x[3].shape(), DType::F32)? };
-            forward(x[0].view(), &Packed::new(x[1].view())?, bias.then(|| x[2].view()), into, y.view_mut())?;
+            let w = Packed::new(x[1].view())?;
+            forward_sized(x[0].view(), &w, bias.then(|| x[2].view()), into, y.view_mut(), size)?;
             Ok(vec![y])
         }),
         // The gradient through a bf16 product is that of the rounded function only to bf16: checked in f32.
-        backward: (dtype == DType::F32).then(|| -> crate::case::Backward {
+        backward: (dtype == DType::F32 && (size == Size::Auto || m >= 130 || m == 17)).then(|| -> crate::case::Backward {
             Box::new(move |x, d| {
                 let mut dx = Tensor::empty_on(x[0].device(), x[0].shape(), DType::F32)?;
                 forward(d[0].view(), &Packed::transposed(x[1].view())?, None, Into::Store, dx.view_mut())?;
                 let mut dw = Tensor::zeros_on(x[0].device(), x[1].shape(), DType::F32)?;
-                backward_weight(x[0].view(), d[0].view(), dw.view_mut())?;
+                // In two parts, because it adds.
+                for (a, b) in [(0, m / 3), (m / 3, m)] {
+                    backward_weight_sized(x[0].rows(a, b), d[0].rows(a, b), dw.view_mut(), size)?;
+                }
                 Ok(vec![Some(dx), Some(dw), None, None])
             })
         }),
@@ -62,4 +91,59 @@ fn whole<R: crate::real::Real>(x: &[Vec<R>], bias: bool, add: bool, k: usize) ->
         y.iter_mut().zip(&x[3]).for_each(|(y, &r)| *y += r);
     }
     y
+}
+
+fn swiglu(dtype: DType, m: usize, f: usize, k: usize, size: Size) -> Case {
+    let mut rng = Rng::new((m * 7919 + f * 31 + k) as u64);
+    Case {
+        id: format!("swiglu_{}", id(dtype, m, f, k, size)),
+        inputs: vec![
+            Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, DType::F32) },
+            Input { name: "w", tensor: rng.tensor(&[2 * f, k], 2.0 / (k as f64).sqrt(), dtype) },
+        ],
+        spec: match dtype {
+            DType::F32 => spec!(f32, |x| vec![naive::forward_swiglu(&x[0], &x[1], k)]),
+            DType::F16 => spec!(F16, |x| vec![naive::forward_swiglu(&x[0], &x[1], k)]),
+            _ => spec!(Bf16, |x| vec![naive::forward_swiglu(&x[0], &x[1], k)]),
+        },
+        run: Box::new(move |x| {
+            let mut y = Tensor::empty_on(x[0].device(), [m, f], DType::F32)?;
+            forward_swiglu_sized(x[0].view(), &Packed::new(x[1].view())?, y.view_mut(), size)?;
+            Ok(vec![y])
+        }),
+        backward: None,
+        flops: (4 * m * f * k) as f64,
+        bytes: (2 * f * k * dtype.size() + 4 * m * (f + k)) as f64,
+        bench: false,
+    }
+}
+
+/// The product with a weight that is stored [K, N].
+fn transposed(dtype: DType, m: usize, n: usize, k: usize) -> Case {
+    fn spec<R: crate::real::Real>(x: &[Vec<R>], n: usize, k: usize) -> Vec<Vec<R>> {
+        let w: Vec<R> = (0..n * k).map(|i| x[1][i % k * n + i / k]).collect();
+        vec![naive::forward(&x[0], &w, None, k)]
+    }
+    let mut rng = Rng::new((m * 7919 + n * 31 + k) as u64);
+    Case {
+        id: format!("transposed_{}", id(dtype, m, n, k, Size::Auto)),
+        inputs: vec![
+            Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, DType::F32) },
+            Input { name: "w", tensor: rng.tensor(&[k, n], 1.0 / (k as f64).sqrt(), dtype) },
+        ],
+        spec: match dtype {
+            DType::F32 => spec!(f32, |x| spec(&x, n, k)),
+            DType::F16 => spec!(F16, |x| spec(&x, n, k)),
+            _ => spec!(Bf16, |x| spec(&x, n, k)),
+        },
+        run: Box::new(move |x| {
+            let mut y = Tensor::empty_on(x[0].device(), [m, n], DType::F32)?;
+            forward(x[0].view(), &Packed::transposed(x[1].view())?, None, Into::Store, y.view_mut())?;
+            Ok(vec![y])
+        }),
+        backward: None,
+        flops: (2 * m * n * k) as f64,
+        bytes: (n * k * dtype.size() + 4 * m * (n + k)) as f64,
+        bench: false,
+    }
 }

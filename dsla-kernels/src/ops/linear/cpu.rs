@@ -16,6 +16,15 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
     if m == 0 || n == 0 {
         return;
     }
+    // An f16 weight is held in f32, which holds its products exactly: only x is left to round.
+    let rounded: Vec<f32>;
+    let x = match &w.data {
+        Panels::F16(_) => {
+            rounded = x.iter().map(|&v| crate::f16::from_f32(v).to_f32()).collect();
+            &rounded
+        }
+        _ => x,
+    };
     let panels = n.div_ceil(16);
     // Enough tasks to balance, each wide enough to reuse its rows of x.
     let width = (panels.div_ceil(4 * par::threads())).next_multiple_of(4).clamp(4, 64);
@@ -28,9 +37,10 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
         let (c0, c1) = (p0 * 16, (p1 * 16).min(n));
         let sink = Sink { y: out, n, rows: (r0, r1), cols: (c0, c1), bias, add: into == Into::Add };
         match (&w.data, &tiles) {
-            (Panels::F32(lines), _) => f32_block(x, k, lines[p0 * k..].as_ptr() as *const f32, &sink),
+            (Panels::F32(lines) | Panels::F16(lines), _) => f32_block(x, k, lines[p0 * k..].as_ptr() as *const f32, &sink),
             (Panels::BF16(lines), Some(t)) => bf16_block(t, lines, p0, p1, &sink),
             (Panels::BF16(_), None) => unreachable!("tiles are made for every bf16 weight"),
+            (Panels::Cuda(_), _) => unreachable!("dispatched by device"),
         }
     });
 }
@@ -130,6 +140,9 @@ fn widen(b: u16) -> f32 {
 
 pub fn backward_weight(x: &[f32], dy: &[f32], m: usize, n: usize, k: usize, dw: &mut [f32]) {
     const N: usize = 24;
+    if m == 0 {
+        return;
+    }
     par::for_each_chunk(dw, N * k, |i, dw| {
         let cols = dw.len() / k;
         // dw[j, :] += sum_t dy[t, j] x[t, :]

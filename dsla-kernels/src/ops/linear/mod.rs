@@ -1,6 +1,6 @@
 //! Linear layers: y = x W^T (+ bias), with W packed once at load.
 //!
-//! A bf16 weight makes a bf16 product: x is rounded to bf16, products are summed in f32.
+//! A bf16 weight makes a bf16 product: x is rounded to bf16, products are summed in f32; so with f16.
 
 pub mod cases;
 mod cpu;
@@ -12,7 +12,8 @@ mod x86;
 
 pub use pack::Packed;
 
-use crate::{Error, Result, View, ViewMut};
+use crate::{DType, Device, Error, Result, Tensor, View, ViewMut};
+use pack::Panels;
 
 const OP: &str = "linear";
 
@@ -26,10 +27,33 @@ pub enum Into {
 }
 
 /// y = x W^T + bias. x: [M, K] f32; w: [N, K] packed; bias: [N] f32; y: [M, N] f32.
+///
+/// On a GPU the sums of a row are the same in every batch of up to 16 rows (f32: 8), and the same in every larger batch.
+///
+/// Errors: a shape, dtype or device that does not fit; no memory on the device.
 pub fn forward(x: View, w: &Packed, bias: Option<View>, into: Into, y: ViewMut) -> Result<()> {
+    forward_sized(x, w, bias, into, y, Size::Auto)
+}
+
+/// Which of the kernels' tiles: tests force what shapes would choose, so that they can be small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    Auto,
+    Small,
+    Large,
+}
+
+fn forward_sized(x: View, w: &Packed, bias: Option<View>, into: Into, mut y: ViewMut, size: Size) -> Result<()> {
     let [m, k] = x.dims(OP, "x")?;
     if k != w.k() {
         return Err(Error::Shape { op: OP, arg: "x", got: x.shape(), want: format!("[M, {}]", w.k()) });
+    }
+    if let Panels::Cuda(w) = &w.data {
+        let check = |x: View, arg, want: &[usize]| x.expect_on(OP, arg, w.device(), DType::F32, want);
+        check(x, "x", &[m, k])?;
+        bias.map_or(Ok(()), |b| check(b, "bias", &[w.n()]))?;
+        check(y.as_view(), "y", &[m, w.n()])?;
+        return cuda::forward(x, cuda::Product { w, bias, into, swiglu: false, size }, &mut y);
     }
     let xs = x.expect_f32(OP, "x", &[m, k])?;
     let bias = bias.map(|b| b.expect_f32(OP, "bias", &[w.n()])).transpose()?;
@@ -38,10 +62,46 @@ pub fn forward(x: View, w: &Packed, bias: Option<View>, into: Into, y: ViewMut) 
     Ok(())
 }
 
+/// y = silu(x G^T) * (x U^T), the first half of a Llama MLP in one pass. x: [M, K] f32; w: [2F, K] packed, the rows of G
+/// and then those of U; y: [M, F] f32, written.
+///
+/// Errors: as [`forward`]; a weight with an odd number of rows.
+pub fn forward_swiglu(x: View, w: &Packed, y: ViewMut) -> Result<()> {
+    forward_swiglu_sized(x, w, y, Size::Auto)
+}
+
+fn forward_swiglu_sized(x: View, w: &Packed, mut y: ViewMut, size: Size) -> Result<()> {
+    let [m, k] = x.dims(OP, "x")?;
+    if k != w.k() {
+        return Err(Error::Shape { op: OP, arg: "x", got: x.shape(), want: format!("[M, {}]", w.k()) });
+    }
+    if !w.n().is_multiple_of(2) {
+        return Err(Error::Shape { op: OP, arg: "w", got: [w.n(), k].into(), want: "[2F, K]".into() });
+    }
+    if let Panels::Cuda(w) = &w.data {
+        x.expect_on(OP, "x", w.device(), DType::F32, &[m, k])?;
+        y.as_view().expect_on(OP, "y", w.device(), DType::F32, &[m, w.n() / 2])?;
+        let p = cuda::Product { w, bias: None, into: Into::Store, swiglu: true, size };
+        return cuda::forward(x, p, &mut y);
+    }
+    let mut both = Tensor::empty([m, w.n()], DType::F32);
+    forward(x, w, None, Into::Store, both.view_mut())?;
+    super::swiglu::forward(both.view(), y)
+}
+
 /// dW += dy^T x for a trainable weight. x: [M, K]; dy: [M, N]; dw: [N, K], all f32.
 /// (dx = dy W is [`forward`] with the transposed weight packed.)
+///
+/// Errors: a shape, dtype or device that does not fit; no memory on the device.
 pub fn backward_weight(x: View, dy: View, dw: ViewMut) -> Result<()> {
+    backward_weight_sized(x, dy, dw, Size::Auto)
+}
+
+fn backward_weight_sized(x: View, dy: View, mut dw: ViewMut, size: Size) -> Result<()> {
     let ([m, k], [_, n]) = (x.dims(OP, "x")?, dy.dims(OP, "dy")?);
+    if x.device() != Device::Cpu {
+        return cuda::backward_weight(x, dy, &mut dw, [m, n, k], size);
+    }
     let (xs, dys) = (x.expect_f32(OP, "x", &[m, k])?, dy.expect_f32(OP, "dy", &[m, n])?);
     let dws = dw.expect_f32(OP, "dw", &[n, k])?;
     cpu::backward_weight(xs, dys, m, n, k, dws);

@@ -16,8 +16,11 @@ const OP: &str = "mse";
 /// as 1e-12. No unit. y, target: [T, C] f32; loss: [1] f32, written.
 ///
 /// Errors: a shape or dtype that does not fit.
-pub fn forward(y: View, target: View, loss: ViewMut) -> Result<()> {
+pub fn forward(y: View, target: View, mut loss: ViewMut) -> Result<()> {
     let [t, c] = y.dims(OP, "y")?;
+    if y.device() != Device::Cpu {
+        return cuda::forward(y, target, &mut loss, [t, c]);
+    }
     let ys = y.expect_f32(OP, "y", &[t, c])?;
     let targets = target.expect_f32(OP, "target", &[t, c])?;
     let losses = loss.expect_f32(OP, "loss", &[1])?;
@@ -29,8 +32,11 @@ pub fn forward(y: View, target: View, loss: ViewMut) -> Result<()> {
 /// dloss: [1] f32; dy: [T, C] f32, written.
 ///
 /// Errors: as [`forward`].
-pub fn backward(y: View, target: View, dloss: View, dy: ViewMut) -> Result<()> {
+pub fn backward(y: View, target: View, dloss: View, mut dy: ViewMut) -> Result<()> {
     let [t, c] = y.dims(OP, "y")?;
+    if y.device() != Device::Cpu {
+        return cuda::backward(y, target, dloss, &mut dy, [t, c]);
+    }
     let ys = y.expect_f32(OP, "y", &[t, c])?;
     let targets = target.expect_f32(OP, "target", &[t, c])?;
     let dlosses = dloss.expect_f32(OP, "dloss", &[1])?;

@@ -1,14 +1,20 @@
 //! Rows in parallel; sums in sixteen lanes so that they vectorise and do not depend on the width of the machine.
 
-use crate::{multiversion, par, simd::madd, vec::dot_lanes};
+use crate::{multiversion, par, simd::madd, vec::axpy, vec::dot_lanes};
 
 const ROWS: usize = 16;
+const BLOCK: usize = 16_384;
 
 pub fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], c: usize) {
     par::for_each_chunk(y, ROWS * c, |i, y| {
         let start = i * ROWS * c;
         forward_rows(&x[start..start + y.len()], w, eps, y);
     });
+}
+
+/// x += r.
+pub fn add(x: &mut [f32], r: &[f32]) {
+    par::for_each_chunk(x, BLOCK, |i, x| axpy(1.0, &r[i * BLOCK..][..x.len()], x));
 }
 
 multiversion! {

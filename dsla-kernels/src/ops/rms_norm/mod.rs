@@ -10,6 +10,8 @@ use crate::{Device, Result, View, ViewMut};
 const OP: &str = "rms_norm";
 
 /// `y = x / sqrt(mean(x^2) + eps) * w`. x, y: [T, C] f32; w: [C] f32.
+///
+/// Errors: a shape, dtype or device that does not fit.
 pub fn forward(x: View, w: View, eps: f32, mut y: ViewMut) -> Result<()> {
     let [t, c] = x.dims(OP, "x")?;
     if x.device() != Device::Cpu {
@@ -21,11 +23,30 @@ pub fn forward(x: View, w: View, eps: f32, mut y: ViewMut) -> Result<()> {
     Ok(())
 }
 
+/// `x = x + r`, then [`forward`] of x: the end of one residual branch and the start of the next, in one pass.
+/// x, r, y: [T, C] f32; w: [C] f32; x and y are written.
+///
+/// Errors: a shape, dtype or device that does not fit.
+pub fn add_forward(mut x: ViewMut, r: View, w: View, eps: f32, mut y: ViewMut) -> Result<()> {
+    let [t, c] = x.as_view().dims(OP, "x")?;
+    if x.device() != Device::Cpu {
+        return cuda::add_forward(&mut x, r, w, eps, &mut y, [t, c]);
+    }
+    let xs = x.expect_f32(OP, "x", &[t, c])?;
+    let (rs, ws) = (r.expect_f32(OP, "r", &[t, c])?, w.expect_f32(OP, "w", &[c])?);
+    let ys = y.expect_f32(OP, "y", &[t, c])?;
+    cpu::add(xs, rs);
+    cpu::forward(xs, ws, eps, ys, c);
+    Ok(())
+}
+
 /// Gradients of [`forward`]: `dx` is written, `dw` (if asked for) is added to. dy, dx: [T, C]; dw: [C].
+///
+/// Errors: as [`forward`]; on a device dw wants C of at most 24000.
 pub fn backward(x: View, w: View, eps: f32, dy: View, mut dx: ViewMut, dw: Option<ViewMut>) -> Result<()> {
     let [t, c] = x.dims(OP, "x")?;
     if x.device() != Device::Cpu {
-        return cuda::backward(x, w, eps, dy, &mut dx, [t, c]);
+        return cuda::backward(x, w, eps, dy, &mut dx, dw, [t, c]);
     }
     let (xs, ws) = (x.expect_f32(OP, "x", &[t, c])?, w.expect_f32(OP, "w", &[c])?);
     let dys = dy.expect_f32(OP, "dy", &[t, c])?;

@@ -18,3 +18,10 @@ pub fn forward<R: Real>(x: &[R], w: &[R], eps: R) -> Vec<R> {
     }
     y
 }
+
+/// x, r: [T, C], w: [C] -> x + r, y.
+pub fn add_forward<R: Real>(x: &[R], r: &[R], w: &[R], eps: R) -> Vec<Vec<R>> {
+    let x: Vec<R> = x.iter().zip(r).map(|(&x, &r)| x + r).collect();
+    let y = forward(&x, w, eps);
+    vec![x, y]
+}

@@ -1,28 +1,15 @@
 //! Tokens in parallel, pairs in vectors.
 
-use super::Table;
+use super::{Table, Turn};
 use crate::{multiversion, par, simd::madd};
 
 const ROWS: usize = 16;
-
-/// Which of the three maps that share the rotation.
-#[derive(Clone, Copy)]
-pub enum Turn {
-    Forward,
-    Inverse,
-    Transposed,
-}
 
 pub fn rotate(x: &mut [f32], positions: &[u32], table: &Table, heads: usize, turn: Turn) {
     let pairs = table.pairs();
     let row = heads * 2 * pairs;
     let (cos, sin) = (table.cos.f32(), table.sin.f32());
-    // The table holds s cos and s sin: its transpose is s times the rotation back, the inverse 1 / s times that.
-    let (sign, factor) = match turn {
-        Turn::Forward => (1.0, 1.0),
-        Turn::Transposed => (-1.0, 1.0),
-        Turn::Inverse => (-1.0, (1.0 / (table.scale() as f64).powi(2)) as f32),
-    };
+    let (sign, factor) = turn.scalars(table);
     par::for_each_chunk(x, ROWS * row, |i, x| {
         for (x, &p) in x.chunks_exact_mut(row).zip(&positions[i * ROWS..]) {
             let at = p as usize * pairs;

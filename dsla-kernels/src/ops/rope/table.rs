@@ -27,11 +27,16 @@ impl Table {
         Table { cos, sin, scale }
     }
 
-    /// A copy on another device.
+    /// A copy on another device: ops want the table where x is.
     ///
     /// Errors: no such device, no memory left there.
     pub fn to_device(&self, device: Device) -> Result<Table> {
         Ok(Table { cos: self.cos.to_device(device)?, sin: self.sin.to_device(device)?, scale: self.scale })
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        self.cos.device()
     }
 
     /// S: the positions held are those below.

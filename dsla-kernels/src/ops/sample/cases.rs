@@ -1,6 +1,6 @@
 //! Cases, odd sizes first. The output is the token id: it must equal the specification's.
 
-use super::{Params, forward, naive};
+use super::{Params, forward, forward_batch, naive};
 use crate::case::{Case, Input, Rng};
 use crate::{DType, Tensor, real::Real, spec};
 
@@ -27,8 +27,38 @@ pub fn cases() -> Vec<Case> {
         }
         cases.push(case(v, 0.01, "flat_top_p", Params { top_p: 0.9, ..plain }, 0));
     }
-    cases.push(case(49_152, 3.0, "all", all, 0));
+    for (name, params) in [("all", all), ("greedy", Params { temperature: 0.0, ..plain }), ("plain", plain)] {
+        cases.push(case(49_152, 3.0, name, params, 0));
+    }
+    let mixed = [all, plain, Params { temperature: 0.0, ..plain }, Params { top_k: 5, ..plain }, Params { top_p: 0.7, ..all }];
+    cases.push(batch_case(100, &mixed));
+    cases.push(batch_case(1000, &mixed));
     cases
+}
+
+/// One sequence per element of `params`.
+fn batch_case(v: usize, params: &[Params]) -> Case {
+    let (b, params) = (params.len(), params.to_vec());
+    let also = params.clone();
+    let indices: Vec<u64> = (0..b as u64).map(|i| 100 - i).collect();
+    let indices_b = indices.clone();
+    let mut rng = Rng::new(v as u64 * 10_007);
+    Case {
+        id: format!("batch{b}_v{v}"),
+        inputs: vec![Input { name: "logits", tensor: rng.tensor(&[b, v], 3.0, DType::F32) }],
+        spec: spec!(f32, |x| {
+            let rows = x[0].chunks(v).zip(&params).zip(&indices);
+            vec![rows.map(|((x, p), &i)| <R as Real>::of(naive::forward(x, p, i) as f64)).collect()]
+        }),
+        run: Box::new(move |x| {
+            let ids = forward_batch(x[0].view(), &also, &indices_b)?;
+            Ok(vec![Tensor::from_u32([b], ids)])
+        }),
+        backward: None,
+        flops: (20 * b * v) as f64,
+        bytes: (4 * b * v) as f64,
+        bench: false,
+    }
 }
 
 fn case(v: usize, scale: f64, name: &str, params: Params, index: u64) -> Case {

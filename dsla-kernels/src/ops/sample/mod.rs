@@ -45,18 +45,51 @@ impl Default for Params {
 /// Errors (`Error::Argument`): a NaN or plus infinity among the logits, or not one finite logit; params out of range.
 /// A shape or dtype that does not fit.
 pub fn forward(logits: View, params: &Params, index: u64) -> Result<u32> {
-    let xs = elements(&logits)?;
     check(params)?;
+    if logits.device() != Device::Cpu {
+        let [v] = logits.dims(OP, "logits")?;
+        return Ok(cuda::forward(logits.reshape([1, v]), &[*params], &[index], [1, v])?[0]);
+    }
+    let xs = elements(&logits)?;
     let chosen = cpu::forward(xs, params, index);
     chosen.ok_or_else(unfit)
+}
+
+/// [`forward`] of every row: the ids that a batch of sequences takes, each with its own params and index. On a device
+/// one launch and one copy of the ids to the host.
+///
+/// logits: [B, V] f32; params, indices: B.
+/// Errors: as [`forward`], for any row.
+pub fn forward_batch(logits: View, params: &[Params], indices: &[u64]) -> Result<Vec<u32>> {
+    let [b, v] = logits.dims(OP, "logits")?;
+    for (arg, n) in [("params", params.len()), ("indices", indices.len())] {
+        if n != b {
+            return Err(Error::Argument { op: OP, arg, got: n.to_string(), want: format!("{b}, one per row") });
+        }
+    }
+    params.iter().try_for_each(check)?;
+    if logits.device() != Device::Cpu {
+        return cuda::forward(logits, params, indices, [b, v]);
+    }
+    let rows = params.iter().zip(indices).enumerate();
+    rows.map(|(i, (p, &index))| forward(logits.rows(i, i + 1).reshape([v]), p, index)).collect()
 }
 
 /// Natural log-probability of `id` under the plain softmax, and those of the `n` likeliest ids, best first, the lowest
 /// id first among equals; fewer when V < n. logits: [V] f32.
 ///
 /// Errors: an id of V or more, or logits as [`forward`] refuses them (`Error::Argument`); a shape or dtype that does
-/// not fit.
+/// not fit. Logits on a device are copied to the host.
 pub fn top_logprobs(logits: View, id: u32, n: usize) -> Result<(f32, Vec<(u32, f32)>)> {
+    // A device's logits come to the host, 4 V bytes: n is small, and the host's selection is exact.
+    let hold;
+    let logits = match logits.device() {
+        Device::Cpu => logits,
+        _ => {
+            hold = logits.to_tensor()?.to_device(Device::Cpu)?;
+            hold.view()
+        }
+    };
     let xs = elements(&logits)?;
     check_below(OP, "id", &[id], xs.len())?;
     let found = cpu::top_logprobs(xs, id, n);

@@ -1,7 +1,7 @@
 //! Prefill: tiles of queries against blocks of keys with a running maximum (online softmax). Decode: fixed blocks
 //! of keys in parallel, combined in order, so that the result does not depend on the number of threads.
 
-use super::Dims;
+use super::{Dims, Paged};
 use crate::View;
 use crate::gemm::{Into, gemm, rows, transposed};
 use crate::par::{self, SendPtr};
@@ -15,7 +15,7 @@ const SPLIT: usize = 512;
 
 pub fn forward(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
     if n.t == 1 {
-        return decode(q, k, v, n, out);
+        return decode(q, &Rows { x: k, pages: None }, &Rows { x: v, pages: None }, n, out);
     }
     let tiles = n.t.div_ceil(TILE);
     let op = SendPtr(out.as_mut_ptr());
@@ -104,7 +104,46 @@ fn prefill_tile(q: &[f32], k: View, v: View, n: Dims, g: usize, tile: usize, out
     }
 }
 
-fn decode(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
+/// Decode of sequences whose keys lie in pages, one after the other.
+pub fn paged(q: &[f32], k: View, v: View, table: &[u32], lens: &[u32], n: Paged, out: &mut [f32]) {
+    let flat = [n.p * n.page, n.g, n.d];
+    let (k, v, width) = (k.reshape(flat), v.reshape(flat), n.h * n.d);
+    for (b, &s) in lens.iter().enumerate() {
+        let pages = &table[b * n.pages..][..n.pages];
+        let rows = |x| Rows { x, pages: Some((pages, n.page)) };
+        let one = Dims { t: 1, s: s as usize, h: n.h, g: n.g, d: n.d };
+        let (q, out) = (&q[b * width..][..width], &mut out[b * width..][..width]);
+        if s == 0 {
+            out.fill(0.0);
+        } else {
+            decode(q, &rows(k), &rows(v), one, out);
+        }
+    }
+}
+
+/// Rows of a cache, in one piece or on pages.
+struct Rows<'a> {
+    x: View<'a>,
+    /// Which rows of pages of this size.
+    pages: Option<(&'a [u32], usize)>,
+}
+
+impl Rows<'_> {
+    /// Rows j.. of kv head g as f32, as many as fill `dst`.
+    fn read(&self, g: usize, mut j: usize, d: usize, mut dst: &mut [f32]) {
+        let Some((pages, page)) = self.pages else {
+            return head_rows(&self.x, g, j, dst.len() / d, dst);
+        };
+        while !dst.is_empty() {
+            let run = (page - j % page).min(dst.len() / d);
+            let (now, rest) = dst.split_at_mut(run * d);
+            head_rows(&self.x, g, pages[j / page] as usize * page + j % page, run, now);
+            (dst, j) = (rest, j + run);
+        }
+    }
+}
+
+fn decode(q: &[f32], k: &Rows, v: &Rows, n: Dims, out: &mut [f32]) {
     let (group, splits) = (n.h / n.g, n.s.div_ceil(SPLIT));
     // Per (split, query head): peak, sum, then D sums.
     let size = n.d + 2;
@@ -119,7 +158,7 @@ fn decode(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
         let q = &q[g * group * n.d..(g + 1) * group * n.d];
         for j in (0..cols).step_by(BLOCK) {
             let rows = &mut buf[..BLOCK.min(cols - j) * n.d];
-            head_rows(&k, g, j0 + j, rows.len() / n.d, rows);
+            k.read(g, j0 + j, n.d, rows);
             scores(q, rows, n.d, scale, &mut a[j..], cols);
         }
         part.fill(0.0);
@@ -130,7 +169,7 @@ fn decode(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
         }
         for j in (0..cols).step_by(BLOCK) {
             let rows = &mut buf[..BLOCK.min(cols - j) * n.d];
-            head_rows(&v, g, j0 + j, rows.len() / n.d, rows);
+            v.read(g, j0 + j, n.d, rows);
             weighted(&a[j..], cols, rows, n.d, &mut part[2..], size);
         }
     });
@@ -148,7 +187,17 @@ fn decode(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
     }
 }
 
-pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+pub fn backward(
+    q: &[f32],
+    k: View,
+    v: View,
+    n: Dims,
+    out: &[f32],
+    d_out: &[f32],
+    dq: &mut [f32],
+    dk: &mut [f32],
+    dv: &mut [f32],
+) {
     dq.fill(0.0);
     dk.fill(0.0);
     dv.fill(0.0);
@@ -158,7 +207,8 @@ pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32]
     par::for_each(n.g, |g| {
         let mut block = Block::new(n);
         let (mut a, mut da) = (vec![0.0; TILE * BLOCK], vec![0.0; TILE * BLOCK]);
-        let (mut dkb, mut dvb, mut vt) = (vec![0.0; BLOCK * n.d], vec![0.0; BLOCK * n.d], vec![0.0; BLOCK * n.d]);
+        let (mut dkb, mut dvb, mut vt) =
+            (vec![0.0; BLOCK * n.d], vec![0.0; BLOCK * n.d], vec![0.0; BLOCK * n.d]);
         // log-sum-exp per (query, head of the group), by one pass over the keys first.
         let mut stats = vec![(f32::NEG_INFINITY, 0.0f32); n.t * group];
         for pass in 0..2 {
@@ -194,7 +244,8 @@ pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32]
                             let (peak, sum) = stats[(t0 + r) * group + i];
                             let at = (row + r * n.h) * n.d;
                             let along = dot(&out[at..at + n.d], &d_out[at..at + n.d]);
-                            let (x, dx) = (&mut a[r * cols..(r + 1) * cols], &mut da[r * cols..(r + 1) * cols]);
+                            let (x, dx) =
+                                (&mut a[r * cols..(r + 1) * cols], &mut da[r * cols..(r + 1) * cols]);
                             exp_sub_sum(x, peak);
                             for (x, dx) in x.iter_mut().zip(dx) {
                                 *x /= sum;
@@ -202,9 +253,21 @@ pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32]
                             }
                         }
                         gemm(Into::Add, cols, n.d, m, transposed(a, cols), d_o, n.h * n.d, &mut dvb, n.d);
-                        gemm(Into::Add, cols, n.d, m, transposed(da, cols), &q[row * n.d..], n.h * n.d, &mut dkb, n.d);
+                        gemm(
+                            Into::Add,
+                            cols,
+                            n.d,
+                            m,
+                            transposed(da, cols),
+                            &q[row * n.d..],
+                            n.h * n.d,
+                            &mut dkb,
+                            n.d,
+                        );
                         // SAFETY: query rows of heads of kv head g are this task's alone.
-                        let dq = unsafe { std::slice::from_raw_parts_mut(qp.get().add(row * n.d), (m - 1) * n.h * n.d + n.d) };
+                        let dq = unsafe {
+                            std::slice::from_raw_parts_mut(qp.get().add(row * n.d), (m - 1) * n.h * n.d + n.d)
+                        };
                         gemm(Into::Add, m, n.d, cols, rows(da, cols), &block.k, n.d, dq, n.h * n.d);
                     }
                 }
@@ -213,8 +276,10 @@ pub fn backward(q: &[f32], k: View, v: View, n: Dims, out: &[f32], d_out: &[f32]
                         let at = ((j0 + j) * n.g + g) * n.d;
                         // SAFETY: keys of kv head g are this task's alone.
                         unsafe {
-                            std::slice::from_raw_parts_mut(kp.get().add(at), n.d).copy_from_slice(&dkb[j * n.d..(j + 1) * n.d]);
-                            std::slice::from_raw_parts_mut(vp.get().add(at), n.d).copy_from_slice(&dvb[j * n.d..(j + 1) * n.d]);
+                            std::slice::from_raw_parts_mut(kp.get().add(at), n.d)
+                                .copy_from_slice(&dkb[j * n.d..(j + 1) * n.d]);
+                            std::slice::from_raw_parts_mut(vp.get().add(at), n.d)
+                                .copy_from_slice(&dvb[j * n.d..(j + 1) * n.d]);
                         }
                     }
                 }

@@ -5,8 +5,7 @@ mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
 
-use crate::vec::expect_float;
-use crate::{Device, Error, Result, View, ViewMut};
+use crate::{DType, Device, Error, Result, View, ViewMut};
 
 const OP: &str = "softmax_attention";
 
@@ -25,39 +24,167 @@ pub struct Dims {
     pub d: usize,
 }
 
+/// Sizes of a paged decode: B sequences, one query token each; a pool of P pages of `page` positions; a row of the
+/// table names up to `pages` of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Paged {
+    /// Sequences.
+    pub b: usize,
+    /// Pages of the pool.
+    pub p: usize,
+    /// Positions of a page.
+    pub page: usize,
+    /// Entries of a row of the table.
+    pub pages: usize,
+    /// Query heads.
+    pub h: usize,
+    /// Key/value heads.
+    pub g: usize,
+    /// Head size.
+    pub d: usize,
+}
+
+impl Paged {
+    /// Positions that a row of the table can name.
+    pub fn capacity(&self) -> usize {
+        self.pages * self.page
+    }
+}
+
+fn heads(h: usize, g: usize) -> Result<()> {
+    if g == 0 || !h.is_multiple_of(g) {
+        let got = format!("{h} query and {g} kv heads");
+        return Err(Error::Argument { op: OP, arg: "heads", got, want: "a multiple".into() });
+    }
+    Ok(())
+}
+
+/// Keys and values of one float type, all on the device of q.
+fn keys(q: &View, k: (&View, &'static str), v: (&View, &'static str), want: &[usize]) -> Result<()> {
+    let (dtype, device) = (k.0.dtype(), q.device());
+    if dtype == DType::U32 {
+        return Err(Error::DType { op: OP, arg: k.1, got: dtype, want: "f32, bf16 or f16" });
+    }
+    k.0.expect_on(OP, k.1, device, dtype, want)?;
+    v.0.expect_on(OP, v.1, device, dtype, want)
+}
+
 fn dims(q: &View, k: &View, v: &View) -> Result<Dims> {
     let ([t, h, d], [s, g, _]) = (q.dims(OP, "q")?, k.dims(OP, "k")?);
-    q.expect_f32(OP, "q", &[t, h, d])?;
-    k.expect_shape(OP, "k", &[s, g, d])?;
-    v.expect_shape(OP, "v", &[s, g, d])?;
-    expect_float(k, OP, "k")?;
-    expect_float(v, OP, "v")?;
-    if g == 0 || h % g != 0 {
-        return Err(Error::Argument { op: OP, arg: "heads", got: format!("{h} query and {g} kv heads"), want: "a multiple".into() });
-    }
+    q.expect_on(OP, "q", q.device(), DType::F32, &[t, h, d])?;
+    keys(q, (k, "k"), (v, "v"), &[s, g, d])?;
+    heads(h, g)?;
     if s < t {
-        return Err(Error::Argument { op: OP, arg: "k", got: format!("{s} keys for {t} queries"), want: "at least one each".into() });
+        let got = format!("{s} keys for {t} queries");
+        return Err(Error::Argument { op: OP, arg: "k", got, want: "at least one each".into() });
     }
     Ok(Dims { t, s, h, g, d })
 }
 
-/// out = softmax(q k^T / sqrt(D) + causal mask) v. q, out: [T, H, D] f32; k, v: [S, G, D] f32 or bf16; query t is
+/// out = softmax(q k^T / sqrt(D) + causal mask) v. q, out: [T, H, D] f32; k, v: [S, G, D] f32, bf16 or f16; query t is
 /// position S - T + t and sees keys 0..=S - T + t; query head h reads kv head h G / H.
-pub fn forward(q: View, k: View, v: View, out: ViewMut) -> Result<()> {
+///
+/// On a GPU D is 64 or 128, and above 8 queries q is rounded to the dtype of k.
+pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
     let n = dims(&q, &k, &v)?;
+    out.as_view().expect_on(OP, "out", q.device(), DType::F32, &[n.t, n.h, n.d])?;
+    if q.device() != Device::Cpu {
+        return cuda::forward(q, k, v, &mut out, n);
+    }
+    let q = q.expect_f32(OP, "q", &[n.t, n.h, n.d])?;
     let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
-    cpu::forward(q.expect_f32(OP, "q", &[n.t, n.h, n.d])?, k, v, n, out);
+    cpu::forward(q, k, v, n, out);
+    Ok(())
+}
+
+/// One query token per sequence against a paged cache: out_b = softmax(q_b k^T / sqrt(D)) v over the first `lens[b]`
+/// positions of sequence b; position j is row j % page of page `table[b][j / page]` of the pools. q, out: [B, H, D]
+/// f32; k_pool, v_pool: [P, page, G, D] f32, bf16 or f16; table: [B, pages] u32; lens: [B] u32. A sequence without
+/// positions gets zeros; entries of the table beyond its last position are not used.
+///
+/// The bits of a sequence depend on nothing but its own q, keys and values.
+///
+/// Errors: shapes and dtypes; a page size that is no power of two; on the host, lengths beyond the table and pages
+/// beyond the pool (a GPU cannot tell: it takes the longest length and the last page instead, and never reads outside).
+pub fn paged_decode(
+    q: View,
+    k_pool: View,
+    v_pool: View,
+    table: View,
+    lens: View,
+    mut out: ViewMut,
+) -> Result<()> {
+    let ([b, h, d], [p, page, g, _]) = (q.dims(OP, "q")?, k_pool.dims(OP, "k_pool")?);
+    let [_, pages] = table.dims(OP, "table")?;
+    let device = q.device();
+    q.expect_on(OP, "q", device, DType::F32, &[b, h, d])?;
+    keys(&q, (&k_pool, "k_pool"), (&v_pool, "v_pool"), &[p, page, g, d])?;
+    table.expect_on(OP, "table", device, DType::U32, &[b, pages])?;
+    lens.expect_on(OP, "lens", device, DType::U32, &[b])?;
+    out.as_view().expect_on(OP, "out", device, DType::F32, &[b, h, d])?;
+    heads(h, g)?;
+    if !page.is_power_of_two() {
+        let (got, want) = (page.to_string(), "a power of two".into());
+        return Err(Error::Argument { op: OP, arg: "page", got, want });
+    }
+    if p == 0 {
+        return Err(Error::Argument {
+            op: OP,
+            arg: "k_pool",
+            got: "no pages".into(),
+            want: "at least one".into(),
+        });
+    }
+    let n = Paged { b, p, page, pages, h, g, d };
+    if device != Device::Cpu {
+        return cuda::paged(q, k_pool, v_pool, table, lens, &mut out, n);
+    }
+    let (qs, outs) = (q.expect_f32(OP, "q", &[b, h, d])?, out.expect_f32(OP, "out", &[b, h, d])?);
+    let (ids, lens) = (table.expect_u32(OP, "table", &[b, pages])?, lens.expect_u32(OP, "lens", &[b])?);
+    for (i, &len) in lens.iter().enumerate() {
+        let len = len as usize;
+        if len > n.capacity() {
+            let (got, want) = (format!("{len} in sequence {i}"), format!("at most {}", n.capacity()));
+            return Err(Error::Argument { op: OP, arg: "lens", got, want });
+        }
+        let used = &ids[i * pages..][..len.div_ceil(page)];
+        if let Some(id) = used.iter().find(|id| **id as usize >= p) {
+            let (got, want) = (format!("page {id} in sequence {i}"), format!("below {p}"));
+            return Err(Error::Argument { op: OP, arg: "table", got, want });
+        }
+    }
+    cpu::paged(qs, k_pool, v_pool, ids, lens, n, outs);
     Ok(())
 }
 
 /// Gradients of [`forward`], all written. out, d_out, dq: [T, H, D]; dk, dv: [S, G, D], all f32.
-pub fn backward(q: View, k: View, v: View, out: View, d_out: View, dq: ViewMut, dk: ViewMut, dv: ViewMut) -> Result<()> {
+pub fn backward(
+    q: View,
+    k: View,
+    v: View,
+    out: View,
+    d_out: View,
+    mut dq: ViewMut,
+    mut dk: ViewMut,
+    mut dv: ViewMut,
+) -> Result<()> {
     let n = dims(&q, &k, &v)?;
-    let shape = [n.t, n.h, n.d];
-    let (qs, os) = (q.expect_f32(OP, "q", &shape)?, out.expect_f32(OP, "out", &shape)?);
-    let (ds, dq) = (d_out.expect_f32(OP, "d_out", &shape)?, dq.expect_f32(OP, "dq", &shape)?);
-    let dk = dk.expect_f32(OP, "dk", &[n.s, n.g, n.d])?;
-    let dv = dv.expect_f32(OP, "dv", &[n.s, n.g, n.d])?;
+    let (of_q, of_k) = ([n.t, n.h, n.d], [n.s, n.g, n.d]);
+    for (x, arg, want) in [
+        (out, "out", &of_q),
+        (d_out, "d_out", &of_q),
+        (dq.as_view(), "dq", &of_q),
+        (dk.as_view(), "dk", &of_k),
+        (dv.as_view(), "dv", &of_k),
+    ] {
+        x.expect_on(OP, arg, q.device(), DType::F32, want)?;
+    }
+    if q.device() != Device::Cpu {
+        return cuda::backward(q, k, v, out, d_out, &mut dq, &mut dk, &mut dv, n);
+    }
+    let (qs, os) = (q.expect_f32(OP, "q", &of_q)?, out.expect_f32(OP, "out", &of_q)?);
+    let (ds, dq) = (d_out.expect_f32(OP, "d_out", &of_q)?, dq.expect_f32(OP, "dq", &of_q)?);
+    let (dk, dv) = (dk.expect_f32(OP, "dk", &of_k)?, dv.expect_f32(OP, "dv", &of_k)?);
     cpu::backward(qs, k, v, n, os, ds, dq, dk, dv);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The specification.
 
-use super::Dims;
+use super::{Dims, Paged};
 use crate::real::Real;
 
 /// q: [T, H, D], k, v: [S, G, D] -> [T, H, D].
@@ -29,6 +29,26 @@ pub fn forward<R: Real>(q: &[R], k: &[R], v: &[R], n: Dims) -> Vec<R> {
             }
             out.extend(num.iter().map(|&x| x / den));
         }
+    }
+    out
+}
+
+/// q: [B, H, D], pools: [P, page, G, D], table: [B, pages], lens: [B] -> [B, H, D]; no keys give zeros.
+pub fn paged<R: Real>(q: &[R], k: &[R], v: &[R], table: &[R], lens: &[R], n: Paged) -> Vec<R> {
+    let (width, row) = (n.h * n.d, n.g * n.d);
+    let mut out = Vec::with_capacity(n.b * width);
+    for b in 0..n.b {
+        let s = lens[b].f64() as usize;
+        let gather = |x: &[R]| -> Vec<R> {
+            let at = |j: usize| table[b * n.pages + j / n.page].f64() as usize * n.page + j % n.page;
+            (0..s).flat_map(|j| x[at(j) * row..][..row].to_vec()).collect()
+        };
+        if s == 0 {
+            out.extend(vec![R::zero(); width]);
+            continue;
+        }
+        let one = Dims { t: 1, s, h: n.h, g: n.g, d: n.d };
+        out.extend(forward(&q[b * width..][..width], &gather(k), &gather(v), one));
     }
     out
 }

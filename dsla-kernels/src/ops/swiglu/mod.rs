@@ -12,8 +12,11 @@ const OP: &str = "swiglu";
 /// `y = silu(gate) * up`. gate_up: [T, 2F] f32, each row the gate's F values and then the up's; y: [T, F] f32, written.
 ///
 /// Errors: a shape or dtype that does not fit, an odd row length among them.
-pub fn forward(gate_up: View, y: ViewMut) -> Result<()> {
+pub fn forward(gate_up: View, mut y: ViewMut) -> Result<()> {
     let (t, f) = halves(&gate_up)?;
+    if gate_up.device() != Device::Cpu {
+        return cuda::forward(gate_up, &mut y, [t, f]);
+    }
     let gs = gate_up.expect_f32(OP, "gate_up", &[t, 2 * f])?;
     let ys = y.expect_f32(OP, "y", &[t, f])?;
     cpu::forward(gs, ys, f);
@@ -23,8 +26,11 @@ pub fn forward(gate_up: View, y: ViewMut) -> Result<()> {
 /// Gradient of [`forward`]. dy: [T, F] f32; d_gate_up: [T, 2F] f32, written.
 ///
 /// Errors: as [`forward`].
-pub fn backward(gate_up: View, dy: View, d_gate_up: ViewMut) -> Result<()> {
+pub fn backward(gate_up: View, dy: View, mut d_gate_up: ViewMut) -> Result<()> {
     let (t, f) = halves(&gate_up)?;
+    if gate_up.device() != Device::Cpu {
+        return cuda::backward(gate_up, dy, &mut d_gate_up, [t, f]);
+    }
     let gs = gate_up.expect_f32(OP, "gate_up", &[t, 2 * f])?;
     let dys = dy.expect_f32(OP, "dy", &[t, f])?;
     let ds = d_gate_up.expect_f32(OP, "d_gate_up", &[t, 2 * f])?;

@@ -1,6 +1,9 @@
 //! Launches of the PTX kernels.
 
+mod backward;
 mod chunk;
+
+pub use backward::{Forward, backward};
 
 use super::{Args, BatchArgs, BatchDims, Dims, Normalizer, OP, Pool};
 use crate::cuda::{Source, launch};
@@ -16,7 +19,17 @@ static WINDOW: Source = Source::new(
 );
 
 /// The kernel sources of this op.
-pub(crate) static SOURCES: &[&Source] = &[&RECURRENT, &WINDOW, &chunk::STATES, &chunk::CHUNK];
+pub(crate) static SOURCES: &[&Source] = &[
+    &RECURRENT,
+    &WINDOW,
+    &chunk::STATES,
+    &chunk::CHUNK,
+    &backward::LINEAR,
+    &backward::CHUNK,
+    &backward::SUMS,
+    &backward::VALUE,
+    &backward::WINDOW,
+];
 
 /// Fewer tokens than this go one by one.
 const FEW: usize = 16;
@@ -24,7 +37,7 @@ const FEW: usize = 16;
 /// The sizes that have kernels.
 fn check(n: Dims) -> Result<()> {
     let wrong = |arg, got: usize, want: &str| Err(Error::Argument { op: OP, arg, got: got.to_string(), want: want.into() });
-    if n.d == 0 || n.d % 4 != 0 || n.d > 128 {
+    if n.d == 0 || !n.d.is_multiple_of(4) || n.d > 128 {
         return wrong("head_dim", n.d, "a multiple of 4 up to 128 on cuda");
     }
     if n.f == 0 || n.f > 256 {

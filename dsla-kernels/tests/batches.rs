@@ -1,0 +1,41 @@
+//! On the GPU a row's product is the same, bit for bit, in every batch of up to 16 rows (f32: 8) and in every larger one:
+//! what a sequence generates must not depend on what else the engine decodes.
+
+mod common;
+#[path = "common/cuda.rs"]
+mod cuda;
+use common::*;
+use cuda::*;
+use dsla_kernels::case::Rng;
+use dsla_kernels::ops::linear::{self, Into, Packed};
+use dsla_kernels::{DType, Device, Tensor};
+use ptxsim_cuda::Options;
+
+#[test]
+fn a_row_does_not_depend_on_its_batch() {
+    let _lock = serial();
+    let _driver = Driver::install(&Options::default());
+    let device = Device::Cuda(0);
+    let (most, n, k) = (131, 100, 290);
+    let mut rng = Rng::new(5);
+    let x = rng.tensor(&[most, k], 1.0, DType::F32).to_device(device).unwrap();
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
+        let w = rng.tensor(&[n, k], 0.1, dtype).to_device(device).unwrap();
+        let w = Packed::new(w.view()).unwrap();
+        let product = |first: usize, rows: usize| {
+            let mut y = Tensor::empty_on(device, [rows, n], DType::F32).unwrap();
+            linear::forward(x.rows(first, first + rows), &w, None, Into::Store, y.view_mut()).unwrap();
+            y.to_device(Device::Cpu).unwrap().f32().to_vec()
+        };
+        let few = if dtype == DType::F32 { 8 } else { 16 };
+        for sizes in [vec![1, 2, 5, few], vec![few + 1, 64, 65, most]] {
+            let all = product(0, *sizes.last().unwrap());
+            for &rows in &sizes {
+                assert!(product(0, rows) == all[..rows * n], "{dtype}: {rows} rows of {}", all.len() / n);
+            }
+            // And not on the place in it.
+            let rows = sizes[0];
+            assert!(product(1, rows) == all[n..(rows + 1) * n], "{dtype}: {rows} rows from the second on");
+        }
+    }
+}
