@@ -177,6 +177,8 @@ fn batch_case(n: Dims, slots: usize, at: &[(usize, usize, usize)], normalizer: N
 fn case(n: Dims, normalizer: Normalizer, dtype: DType) -> Case {
     let n = Dims { l: (n.r + n.t).saturating_sub(n.w), ..n };
     let Dims { t, r, l, h, g, d, f, e, w, n: sinks, position } = n;
+    // The chunked form takes two passes: features and values a second time, states at chunk borders there and back.
+    let chunked = if dtype != F32 && e == 1 && t > 16 { l * g * (4 * f + 2 * d) + l.div_ceil(64) * 8 * g * f * d } else { 0 };
     let mut rng = Rng::new((t * 1009 + r * 97 + w * 31 + e * 7 + h + 13 * sinks) as u64);
     let kv = [&[r + t, g, d], &[r + t, g, d], &[sinks, g, d], &[sinks, g, d]].map(|shape| rng.tensor(shape, 1.0, dtype));
     let mut f32 = |shape: &[usize], scale| rng.tensor(shape, scale, F32);
@@ -247,7 +249,7 @@ fn case(n: Dims, normalizer: Normalizer, dtype: DType) -> Case {
         })),
         // Per query head and token: window 2 W D twice, states 2 F D per state to write (per group) and to read.
         flops: t as f64 * (h as f64 * (4 * w * d) as f64 + (h + g) as f64 * (4 * f * d) as f64),
-        bytes: (4 * t * (2 * h * d + h * f) + 4 * l * g * (f + 2 * e) + dtype.size() * 2 * g * d * (r + t + sinks) + 16 * g * f * (d + 1)) as f64,
+        bytes: (4 * t * (2 * h * d + h * f) + 4 * l * g * (f + 2 * e) + dtype.size() * 2 * g * d * (r + t + sinks) + 16 * g * f * (d + 1) + chunked) as f64,
         bench: h == 9 || t >= 2048,
     }
 }

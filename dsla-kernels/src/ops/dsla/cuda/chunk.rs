@@ -14,7 +14,12 @@ const AXES: &[(&str, &[&str])] = &[("T", &["bf16", "f16"]), ("D", &["64", "128"]
 
 pub static STATES: Source = Source { name: "dsla_states", text: include_str!("states.ptx"), axes: AXES, skip: sizes };
 
-pub static CHUNK: Source = Source { name: "dsla_chunk", text: include_str!("chunk.ptx"), axes: AXES, skip: sizes };
+pub static CHUNK: Source = Source {
+    name: "dsla_chunk",
+    text: concat!(include_str!("chunk.ptx"), include_str!("chunk_entry.ptx")),
+    axes: AXES,
+    skip: sizes,
+};
 
 /// Keys per chunk.
 const LEN: usize = 64;
@@ -84,7 +89,8 @@ fn states(phi_k: View, v: View, log_decay: View, n: Dims, run: &Run, state: &mut
         .output("tail", &mut to.tail.view_mut(), F32, &decay)
         .u32("l", run.l)
         .u32("g", n.g)
-        .run(run.count, 128, 2 * n.g * 68 * 4)?;
+        .u32("chunks", run.count)
+        .run((run.count * (2 * n.g).div_ceil(8)).div_ceil(4), 128, 0)?;
     let [s_copy, z_copy] = match &to.copies {
         Some([s, z]) => [Some(s.view()), Some(z.view())],
         None => [None, None],
