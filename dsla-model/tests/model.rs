@@ -29,7 +29,7 @@ fn logits(model: &Model, plan: &Plan, tokens: &[u32], split: &[usize]) -> Tensor
     for n in split {
         let part = &tokens[at..at + n];
         let out = model.forward(&mut [Step { seq: &mut seq, tokens: part, logits: Want::All }]).unwrap();
-        all.extend(out.view());
+        all.extend(out.view()).unwrap();
         at += n;
     }
     assert_eq!(at, tokens.len());
