@@ -10,7 +10,7 @@ use dsla_kernels::case::Case;
 use dsla_kernels::cuda::{Mutation, mutate};
 use dsla_kernels::ops;
 use ptxsim_cuda::Options;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 struct Mutant {
     op: String,
@@ -61,6 +61,8 @@ fn every_mutant_is_caught() {
     let only = std::env::var("DSLA_OP").ok();
     let all = ops::all();
     let (mut caught, mut survivors) = (0, vec![]);
+    // Per op: its cases, those that caught a mutant lately first, as they may well catch the next one.
+    let mut orders: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for m in mutants().iter().filter(|m| only.as_ref().is_none_or(|o| *o == m.op)) {
         let source = ops::sources().into_iter().find(|(_, s)| s.name == m.fault.source);
         let (_, source) = source.unwrap_or_else(|| panic!("no source {}", m.fault.source));
@@ -74,8 +76,10 @@ fn every_mutant_is_caught() {
         }
         let (_, cases) = all.iter().find(|(op, _)| *op == m.op).expect("an op of the list");
         mutate(Some(m.fault.clone()));
-        match evidence(cases, &driver) {
-            Some(why) => {
+        let order = orders.entry(m.op.clone()).or_insert_with(|| (0..cases.len()).collect());
+        match evidence(cases, order, &driver) {
+            Some((at, why)) => {
+                order[..=at].rotate_right(1);
                 println!("{} {}: {} -> {}: {why}", m.op, m.fault.entry, m.fault.from, m.fault.to);
                 caught += 1;
             }
@@ -88,21 +92,22 @@ fn every_mutant_is_caught() {
     assert!(survivors.is_empty(), "not caught:\n{}", survivors.join("\n"));
 }
 
-/// What gives the fault away: a wrong result or a fault of the simulator, in order or under other schedules.
-fn evidence(cases: &[Case], driver: &Driver) -> Option<String> {
+/// What gives the fault away (a wrong result or a fault of the simulator, in order or under other schedules) and the place in
+/// `order` of the case that does.
+fn evidence(cases: &[Case], order: &[usize], driver: &Driver) -> Option<(usize, String)> {
     for schedule in 0..3 {
         driver.set(&Options { schedule, budget: 20_000_000, ..Options::default() });
-        for case in cases.iter().filter(|c| !c.bench) {
+        for (at, case) in order.iter().map(|&i| &cases[i]).enumerate().filter(|(_, c)| !c.bench) {
             for outcome in [Some(forward(case)), backward(case)].into_iter().flatten() {
                 if let Outcome::Wrong(e) = outcome {
                     let faults = driver.faults();
                     let line = if faults.is_empty() { e } else { faults.trim().to_string() };
-                    return Some(format!("{}: {}", case.id, line.lines().next().unwrap_or_default()));
+                    return Some((at, format!("{}: {}", case.id, line.lines().next().unwrap_or_default())));
                 }
             }
             let faults = driver.faults();
             if !faults.is_empty() {
-                return Some(format!("{}: {}", case.id, faults.trim()));
+                return Some((at, format!("{}: {}", case.id, faults.trim())));
             }
         }
     }

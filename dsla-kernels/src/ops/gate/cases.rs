@@ -13,6 +13,10 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(Dims { t, x, k, g, e }, if e == 1 { 1.0 } else { 16.0 }));
         }
     }
+    // More inputs than the kernel's long steps take at once, and logits below the clamp.
+    for (t, x, k, g, e, scale) in [(5, 1, 230, 2, 1, 1.0), (2, 3, 100, 3, 1, 1.0), (9, 2, 40, 2, 5, 0.05)] {
+        cases.push(case(Dims { t, x, k, g, e }, scale));
+    }
     cases.push(case(Dims { t: 512, x: 3, k: 128, g: 3, e: 1 }, 1.0));
     cases
 }
