@@ -230,7 +230,7 @@ fn kernels_and_their_headers() {
     passes(kernel, PTX);
     caught(kernel, &PTX.replace("// add: y = x + y", "// y = x + y"), "add.ptx:1: ptx: the first line");
     caught(kernel, &PTX.replace("// grid 1\n", ""), "the header has no `grid`");
-    caught(kernel, &PTX.replace("// smem none", ".version 7.0"), "the header has no `registers`");
+    caught(kernel, &PTX.replace("// registers 4\n", ""), "the header has no `registers`");
 }
 
 #[test]
