@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The largest cases that are simulated, flops: with tensor cores, and without.
-const TENSOR: f64 = 3e9;
+const TENSOR: f64 = 2e10;
 const SIMT: f64 = 2e8;
 
 /// The bars a kernel is held to.
