@@ -9,6 +9,7 @@ mod device;
 mod dtype;
 mod error;
 pub(crate) mod gemm;
+pub(crate) mod host;
 pub mod ops;
 pub mod par;
 pub mod real;

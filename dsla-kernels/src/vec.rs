@@ -81,6 +81,18 @@ multiversion! {
     }
 }
 
+multiversion! {
+    /// f32 to the nearest bf16, ties to even; NaN stays NaN. As `bf16::from_f32`, but it vectorises.
+    pub(crate) fn narrow<const FMA: bool>(x: &[f32], out: &mut [bf16]) {
+        let _ = FMA;
+        for (o, &v) in out.iter_mut().zip(x) {
+            let b = v.to_bits();
+            let r = (b.wrapping_add(0x7fff + ((b >> 16) & 1)) >> 16) as u16;
+            *o = bf16::from_bits(if v.is_nan() { (b >> 16) as u16 | 0x40 } else { r });
+        }
+    }
+}
+
 /// dst [n rows, cols] <- transposed: src row r starts at `src[r * ld]`, dst is [cols][ldd] with column r.
 pub(crate) fn transpose(src: &[f32], ld: usize, n: usize, cols: usize, dst: &mut [f32], ldd: usize) {
     for r0 in (0..n).step_by(16) {

@@ -3,6 +3,7 @@
 use super::chunk::{Chunk, Linear, States, chunk_len, decay_matrix, pairwise, scale_queries};
 use super::{Args, Dims, Normalizer, step};
 use crate::gemm::{Into, gemm, rows};
+use crate::host::Host;
 use crate::par::{self, SendPtr};
 use crate::vec::{dot, exp_sub_sum, head_rows, max, transpose};
 use crate::{Slice, View};
@@ -95,7 +96,8 @@ pub fn fold(phi_k: View, v: View, log_decay: View, n: Dims, s: &mut [f32], z: &m
 fn read_chunk(x: &Linear, n: Dims, g: usize, chunk: &Chunk, states: &States, at: usize, out: SendPtr<f32>, den: SendPtr<f32>) {
     let (len, group) = (chunk.len, n.h / n.g);
     let scores = Scores::new(n, chunk);
-    let (mut a, mut num, mut scaled) = (vec![0.0; len * len], vec![0.0; len * n.d], vec![0.0; len * n.f]);
+    let scratch = Host::<f32>::scratch;
+    let (mut a, mut num, mut scaled) = (scratch(len * len), scratch(len * n.d), scratch(len * n.f));
     for h in g * group..(g + 1) * group {
         let gamma = [x.gamma[h], x.gamma[n.h + h]];
         let ld = n.h * n.f;
@@ -124,21 +126,20 @@ fn read_chunk(x: &Linear, n: Dims, g: usize, chunk: &Chunk, states: &States, at:
 /// What turns queries into weights inside a chunk, shared by the heads of a group.
 pub struct Scores {
     /// phi_k transposed [F, len]
-    pub kt: Vec<f32>,
+    pub kt: Host<f32>,
     /// Decay matrices per state [len, len]; empty with vector decays.
-    pub e: [Vec<f32>; 2],
+    pub e: [Host<f32>; 2],
 }
 
 impl Scores {
     pub fn new(n: Dims, chunk: &Chunk) -> Scores {
         let len = chunk.len;
-        let mut kt = vec![];
-        let mut e = [vec![], vec![]];
+        // (Vector decays need neither.)
+        let of = |size: usize| Host::<f32>::scratch(if n.e == 1 { size } else { 0 });
+        let (mut kt, mut e) = (of(n.f * len), [of(len * len), of(len * len)]);
         if n.e == 1 {
-            kt.resize(n.f * len, 0.0);
             transpose(&chunk.k, n.f, len, n.f, &mut kt, len);
             for i in 0..2 {
-                e[i].resize(len * len, 0.0);
                 decay_matrix(&chunk.c[i], &mut e[i]);
             }
         }
@@ -150,7 +151,7 @@ impl Scores {
         let len = chunk.len;
         if n.e == 1 {
             gemm(Into::Store, len, len, n.f, rows(q, ld), &self.kt, len, a, len);
-            for ((a, e0), e1) in a.iter_mut().zip(&self.e[0]).zip(&self.e[1]) {
+            for ((a, e0), e1) in a.iter_mut().zip(&*self.e[0]).zip(&*self.e[1]) {
                 *a *= gamma[0] * e0 + gamma[1] * e1;
             }
         } else {
@@ -172,8 +173,8 @@ pub struct Tile {
     /// Sinks, then window keys.
     pub cols: usize,
     /// K transposed [D, cols] and V [cols, D].
-    pub kt: Vec<f32>,
-    pub v: Vec<f32>,
+    pub kt: Host<f32>,
+    pub v: Host<f32>,
 }
 
 impl Tile {
@@ -187,7 +188,8 @@ impl Tile {
         let j0 = (t0 + n.r + 1).saturating_sub(n.w);
         let near = t0 + m + n.r - j0;
         let cols = n.n + near;
-        let (mut k, mut v, mut kt) = (vec![0.0; cols * n.d], vec![0.0; cols * n.d], vec![0.0; cols * n.d]);
+        let buffer = || Host::<f32>::scratch(cols * n.d);
+        let (mut k, mut v, mut kt) = (buffer(), buffer(), buffer());
         for (rows, sinks, out) in [(&x.k, &x.sink_k, &mut k), (&x.v, &x.sink_v, &mut v)] {
             head_rows(sinks, g, 0, n.n, out);
             head_rows(rows, g, j0, near, &mut out[n.n * n.d..]);
@@ -229,10 +231,10 @@ fn merge(x: &Args, n: Dims, den: &mut [f32], peak: Option<&mut [f32]>, out: &mut
         let (t0, m) = (tile * TILE, TILE.min(n.t - tile * TILE));
         let window = (n.w > 0).then(|| Tile::load(x, n, g, tile));
         let mut stats = vec![(0.0, 0.0); m];
-        let (mut a, mut num) = (vec![], vec![0.0; m * n.d]);
+        let mut num = Host::<f32>::scratch(m * n.d);
+        let mut a = Host::<f32>::scratch(window.as_ref().map_or(0, |w| m * w.cols));
         for h in g * group..(g + 1) * group {
             if let Some(w) = &window {
-                a.resize(m * w.cols, 0.0);
                 w.weights(n, &q[(t0 * n.h + h) * n.d..], &mut a, &mut stats);
                 gemm(Into::Store, m, n.d, w.cols, rows(&a, w.cols), &w.v, n.d, &mut num, n.d);
             }

@@ -2,85 +2,96 @@
 
 use super::cpu::{f32s, log_weight, normalize};
 use super::{Args, Dims};
+use crate::host::Host;
+use crate::par::{self, SendPtr};
 use crate::simd::{exp, madd};
 use crate::vec::{axpy, dot, exp_sub_sum, max, widen};
 use crate::{Slice, multiversion};
 
 pub fn step(x: &Args, n: Dims, s: &mut [f32], z: &mut [f32], den: Option<&mut [f32]>, peak: Option<&mut [f32]>, out: &mut [f32]) {
+    let (group, size) = (n.h / n.g, n.f * n.d);
+    let (sp, zp, op) = (SendPtr(s.as_mut_ptr()), SendPtr(z.as_mut_ptr()), SendPtr(out.as_mut_ptr()));
+    let (dp, pp) = (den.map(|d| SendPtr(d.as_mut_ptr())), peak.map(|p| SendPtr(p.as_mut_ptr())));
+    par::for_each(n.g, |g| {
+        // SAFETY: the states of kv head g, and what its query heads write, are this task's alone.
+        unsafe {
+            let states = [0, 1].map(|i| {
+                let (s, z) = (sp.get().add((i * n.g + g) * size), zp.get().add((i * n.g + g) * n.f));
+                (std::slice::from_raw_parts_mut(s, size), std::slice::from_raw_parts_mut(z, n.f))
+            });
+            let out = std::slice::from_raw_parts_mut(op.get().add(g * group * n.d), group * n.d);
+            let mut sums = Host::zeros(2 * group);
+            let (dens, peaks) = sums.split_at_mut(group);
+            head(x, n, g, states, dens, peaks, out);
+            for (to, from) in [(dp, &*dens), (pp, &*peaks)] {
+                if let Some(to) = to {
+                    std::slice::from_raw_parts_mut(to.get().add(g * group), group).copy_from_slice(from);
+                }
+            }
+        }
+    });
+}
+
+/// The query heads of kv head g: out [group, D]; dens and peaks [group], zero.
+fn head(x: &Args, n: Dims, g: usize, states: [(&mut [f32], &mut [f32]); 2], dens: &mut [f32], peaks: &mut [f32], out: &mut [f32]) {
     let group = n.h / n.g;
     let (first, sinks) = ((n.r + 1).saturating_sub(n.w), n.sinks(0));
     // Keys of the window, then the sinks before it.
-    let keys: Vec<(Slice, Slice, usize)> = (first..n.r + 1)
-        .map(|j| (x.k.slice(), x.v.slice(), j))
-        .chain((0..sinks).map(|j| (x.sink_k.slice(), x.sink_v.slice(), j)))
-        .collect();
-    let count = keys.len();
-    let (mut kb, mut vb) = (vec![0.0; n.d], vec![0.0; n.d]);
-    let mut scores = vec![0.0; group * count];
-    let mut weights = vec![0.0; 2 * group];
-    let (mut dens, mut peaks) = (vec![0.0; n.h], vec![0.0; n.h]);
+    let near = n.r + 1 - first;
+    let count = near + sinks;
+    let key = |c: usize| match c < near {
+        true => (x.k.slice(), x.v.slice(), first + c),
+        false => (x.sink_k.slice(), x.sink_v.slice(), c - near),
+    };
+    let (mut kb, mut vb) = (Host::<f32>::scratch(n.d), Host::<f32>::scratch(n.d));
+    let mut weights = Host::<f32>::filled(1.0, 2 * group);
+    let query = |i: usize| &f32s(&x.q)[(g * group + i) * n.d..][..n.d];
     out.fill(0.0);
-    for g in 0..n.g {
-        let heads = g * group..(g + 1) * group;
-        weights.fill(1.0);
-        if n.w > 0 {
-            for (c, (k, _, j)) in keys.iter().enumerate() {
-                let k = row(*k, (j * n.g + g) * n.d, &mut kb);
-                for (i, h) in heads.clone().enumerate() {
-                    scores[i * count + c] = dot(&f32s(&x.q)[h * n.d..(h + 1) * n.d], k) / (n.d as f32).sqrt();
-                }
-            }
-            for (i, h) in heads.clone().enumerate() {
-                let row = &mut scores[i * count..(i + 1) * count];
-                peaks[h] = max(row);
-                dens[h] = exp_sub_sum(row, peaks[h]);
-                weights[i] = log_weight(f32s(&x.mix)[h], f32s(&x.slope)[h], peaks[h]).exp();
-            }
-            for (c, (_, v, j)) in keys.iter().enumerate() {
-                let v = row(*v, (j * n.g + g) * n.d, &mut vb);
-                for (i, h) in heads.clone().enumerate() {
-                    axpy(scores[i * count + c], v, &mut out[h * n.d..(h + 1) * n.d]);
-                }
+    if n.w > 0 {
+        let mut scores = Host::<f32>::scratch(group * count);
+        let scale = 1.0 / (n.d as f32).sqrt();
+        for c in 0..count {
+            let (k, _, j) = key(c);
+            let k = row(k, (j * n.g + g) * n.d, &mut kb);
+            for i in 0..group {
+                scores[i * count + c] = dot(query(i), k) * scale;
             }
         }
-        for i in (0..group).rev() {
-            let (h, w) = (g * group + i, weights[i]);
-            weights[2 * i] = w * f32s(&x.gamma)[h];
-            weights[2 * i + 1] = w * f32s(&x.gamma)[n.h + h];
+        for i in 0..group {
+            let h = g * group + i;
+            let row = &mut scores[i * count..(i + 1) * count];
+            peaks[i] = max(row);
+            dens[i] = exp_sub_sum(row, peaks[i]);
+            weights[i] = log_weight(f32s(&x.mix)[h], f32s(&x.slope)[h], peaks[i]).exp();
         }
-        let size = n.f * n.d;
-        let (s0, s1) = s.split_at_mut(n.g * size);
-        let (z0, z1) = z.split_at_mut(n.g * n.f);
-        let write = (n.l > 0).then(|| {
-            let v = row(x.v.slice(), g * n.d, &mut vb);
-            let decay = f32s(&x.log_decay);
-            Write {
-                k: &f32s(&x.phi_k)[g * n.f..(g + 1) * n.f],
-                v,
-                d0: &decay[g * n.e..(g + 1) * n.e],
-                d1: &decay[(n.g + g) * n.e..(n.g + g + 1) * n.e],
+        for c in 0..count {
+            let (_, v, j) = key(c);
+            let v = row(v, (j * n.g + g) * n.d, &mut vb);
+            for i in 0..group {
+                axpy(scores[i * count + c], v, &mut out[i * n.d..(i + 1) * n.d]);
             }
-        });
-        pass(
-            &mut s0[g * size..(g + 1) * size],
-            &mut s1[g * size..(g + 1) * size],
-            &mut z0[g * n.f..(g + 1) * n.f],
-            &mut z1[g * n.f..(g + 1) * n.f],
-            write,
-            &f32s(&x.phi_q)[g * group * n.f..(g + 1) * group * n.f],
-            &weights,
-            &mut out[g * group * n.d..(g + 1) * group * n.d],
-            &mut dens[g * group..(g + 1) * group],
-        );
+        }
     }
-    for h in 0..n.h {
-        normalize(x.normalizer, &mut out[h * n.d..(h + 1) * n.d], &mut dens[h]);
+    for i in (0..group).rev() {
+        let (h, w) = (g * group + i, weights[i]);
+        weights[2 * i] = w * f32s(&x.gamma)[h];
+        weights[2 * i + 1] = w * f32s(&x.gamma)[n.h + h];
     }
-    if let Some(d) = den {
-        d.copy_from_slice(&dens);
-    }
-    if let Some(p) = peak {
-        p.copy_from_slice(&peaks);
+    let write = (n.l > 0).then(|| {
+        let v = row(x.v.slice(), g * n.d, &mut vb);
+        let decay = f32s(&x.log_decay);
+        Write {
+            k: &f32s(&x.phi_k)[g * n.f..(g + 1) * n.f],
+            v,
+            d0: &decay[g * n.e..(g + 1) * n.e],
+            d1: &decay[(n.g + g) * n.e..(n.g + g + 1) * n.e],
+        }
+    });
+    let [(s0, z0), (s1, z1)] = states;
+    let phi_q = &f32s(&x.phi_q)[g * group * n.f..(g + 1) * group * n.f];
+    pass(s0, s1, z0, z1, write, phi_q, &weights, out, dens);
+    for (out, den) in out.chunks_exact_mut(n.d).zip(dens) {
+        normalize(x.normalizer, out, den);
     }
 }
 

@@ -8,7 +8,8 @@ use crate::simd::lanes::{Lanes, lanes};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Level, level};
 use crate::multiversion;
-use std::borrow::Cow;
+use crate::host::Host;
+use std::ops::Deref;
 
 /// Rows of x per task: 256 rows of bf16 at K = 1536 are 768 KB, inside a core's L2.
 const ROWS: usize = 256;
@@ -67,10 +68,26 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
     });
 }
 
+/// Rows of x, or a copy of them.
+enum Rounded<'a> {
+    AsIs(&'a [f32]),
+    New(Host<f32>),
+}
+
+impl Deref for Rounded<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Rounded::AsIs(x) => x,
+            Rounded::New(x) => x,
+        }
+    }
+}
+
 /// x as the kernels of a weight read it.
 enum Operand<'a> {
     /// Rows of f32 (rounded as the weight's dtype asks), this many elements apart.
-    Rows(Cow<'a, [f32]>, usize),
+    Rows(Rounded<'a>, usize),
     /// Tiles of bf16 for instructions that multiply bf16.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Tiles(Tiles),
@@ -81,22 +98,24 @@ impl Operand<'_> {
         match &w.data {
             // An f16 weight is held in f32, which holds its products exactly: only x is left to round.
             Panels::F16(_) => {
-                Operand::Rows(x.iter().map(|&v| crate::f16::from_f32(v).to_f32()).collect(), k)
+                let mut rows = Host::scratch(x.len());
+                rows.iter_mut().zip(x).for_each(|(o, &v)| *o = crate::f16::from_f32(v).to_f32());
+                Operand::Rows(Rounded::New(rows), k)
             }
             #[cfg(target_arch = "x86_64")]
             Panels::BF16(_) if level() >= Level::Avx512Bf16 => Operand::Tiles(Tiles::new(x, m, k)),
             Panels::BF16(_) => {
                 let ld = k.next_multiple_of(32);
-                let mut rows = vec![0.0; m * ld];
+                let mut rows = Host::<f32>::zeros(m * ld);
                 let per = if m >= 64 { 16 * ld } else { m * ld };
                 // (With k = 0 there is nothing to round, and nothing to split.)
                 par::for_each_chunk(&mut rows, per, |i, rows| {
                     let first = i * per / ld.max(1);
                     rows.chunks_exact_mut(ld).zip(x[first * k..].chunks_exact(k)).for_each(|(o, x)| round(x, &mut o[..k]));
                 });
-                Operand::Rows(rows.into(), ld)
+                Operand::Rows(Rounded::New(rows), ld)
             }
-            _ => Operand::Rows(x.into(), k),
+            _ => Operand::Rows(Rounded::AsIs(x), k),
         }
     }
 }
@@ -166,8 +185,8 @@ const DEPTH: usize = 256;
 /// they are those of [`widen_block`].
 fn many_rows(x: &[f32], ld: usize, lines: &[LineBf16], p: usize, sink: &Sink) {
     let (r0, r1) = sink.rows;
-    let mut panel = vec![Line([0.0f32; 16]); DEPTH];
-    let mut sums = vec![Line([0.0f32; 16]); r1 - r0];
+    let mut panel = [Line([0.0f32; 16]); DEPTH];
+    let mut sums = Host::<f32>::scratch((r1 - r0) * 16);
     for (i, lines) in lines.chunks(DEPTH / 2).enumerate() {
         let k = 2 * lines.len();
         // SAFETY: safe but for the instruction set, which is dispatched.
@@ -176,11 +195,11 @@ fn many_rows(x: &[f32], ld: usize, lines: &[LineBf16], p: usize, sink: &Sink) {
         let x = rows(&x[r0 * ld + i * DEPTH..r1 * ld], ld);
         // SAFETY: x holds k columns of rows r0..r1 from here on, the panel k lines, sums a line per row.
         unsafe {
-            gemm_raw(into, r1 - r0, 16, k, x, panel.as_ptr() as *const f32, 16, 16, sums.as_mut_ptr() as *mut f32, 16)
+            gemm_raw(into, r1 - r0, 16, k, x, panel.as_ptr() as *const f32, 16, 16, sums.as_mut_ptr(), 16)
         };
     }
-    for (r, line) in sums.iter().enumerate() {
-        sink.put(r0 + r, p * 16, &line.0);
+    for (r, line) in sums.chunks_exact(16).enumerate() {
+        sink.put(r0 + r, p * 16, line);
     }
 }
 

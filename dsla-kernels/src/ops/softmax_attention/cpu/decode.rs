@@ -2,6 +2,7 @@
 //! threads. Keys and values are widened on the way into the registers: every byte of the cache is read once.
 
 use super::super::{Dims, Paged};
+use crate::host::Host;
 use crate::par;
 use crate::simd::lanes::{Lanes, lanes};
 use crate::vec::{axpy, exp_sub_sum, head_rows, max};
@@ -91,19 +92,19 @@ impl Rows<'_> {
 fn decode(q: &[f32], k: &Rows, v: &Rows, n: Dims, out: &mut [f32]) {
     let (group, splits, wide) = (n.h / n.g, n.s.div_ceil(SPLIT), n.d.next_multiple_of(WIDE));
     let scale = 1.0 / (n.d as f32).sqrt();
-    let mut qs = vec![0.0; n.h * wide];
+    let mut qs = Host::<f32>::zeros(n.h * wide);
     for (o, q) in qs.chunks_exact_mut(wide.max(1)).zip(q.chunks_exact(n.d.max(1))) {
         q.iter().enumerate().for_each(|(c, q)| o[place(c)] = q * scale);
     }
     // Per (split, query head): peak, sum, then D sums.
     let size = wide + 16;
-    let mut parts = vec![0.0f32; splits * n.h * size];
+    let mut parts = Host::<f32>::zeros(splits * n.h * size);
     par::for_each_chunk(&mut parts, group * size, |task, part| {
         let (split, g) = (task / n.g, task % n.g);
         let j0 = split * SPLIT;
         let cols = SPLIT.min(n.s - j0);
         let mut buf = vec![];
-        let mut a = vec![0.0; group * cols];
+        let mut a = Host::<f32>::scratch(group * cols);
         let q = &qs[g * group * wide..][..group * wide];
         k.runs(g, j0, cols, &mut buf, |at, len, run| {
             // SAFETY: the run is `len` rows of `wide`; q and a hold `group` rows, those of a from `at` on `len` more.
@@ -119,7 +120,7 @@ fn decode(q: &[f32], k: &Rows, v: &Rows, n: Dims, out: &mut [f32]) {
             unsafe { weighted(run, len, a.as_ptr().add(at), cols, group, wide, part.as_mut_ptr().add(16), size) }
         });
     });
-    let mut row = vec![0.0; wide];
+    let mut row = Host::<f32>::scratch(wide);
     for h in 0..n.h {
         let part = |split: usize| &parts[(split * n.h + h) * size..][..size];
         let peak = (0..splits).fold(f32::NEG_INFINITY, |m, s| m.max(part(s)[0]));

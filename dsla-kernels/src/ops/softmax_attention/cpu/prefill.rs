@@ -4,6 +4,7 @@
 use super::super::Dims;
 use crate::View;
 use crate::gemm::{Into, gemm_raw, rows};
+use crate::host::Host;
 use crate::par::{self, SendPtr};
 use crate::vec::{exp_sub_sum, head_rows, max};
 
@@ -16,8 +17,8 @@ const RUN: usize = 256;
 
 /// The keys of each kv head transposed in panels of 16, [G][S/16][D][16], and its values [G][S][D].
 struct Packed {
-    k: Vec<f32>,
-    v: Vec<f32>,
+    k: Host<f32>,
+    v: Host<f32>,
     /// Keys of a head, rounded up to whole panels.
     padded: usize,
 }
@@ -25,7 +26,7 @@ struct Packed {
 impl Packed {
     fn new(k: View, v: View, n: Dims) -> Packed {
         let padded = n.s.next_multiple_of(16);
-        let buffer = || vec![0.0; n.g * padded * n.d];
+        let buffer = || Host::zeros(n.g * padded * n.d);
         let mut packed = Packed { k: buffer(), v: buffer(), padded };
         let (kp, vp) = (SendPtr(packed.k.as_mut_ptr()), SendPtr(packed.v.as_mut_ptr()));
         let runs = n.s.div_ceil(RUN);
@@ -41,7 +42,7 @@ impl Packed {
                 )
             };
             head_rows(&v, g, j0, count, vs);
-            let mut buf = vec![0.0; 16 * n.d];
+            let mut buf = Host::<f32>::scratch(16 * n.d);
             for (i, panel) in kt.chunks_exact_mut(16 * n.d).enumerate() {
                 let here = 16.min(count - i * 16);
                 head_rows(&k, g, j0 + i * 16, here, &mut buf);
@@ -74,14 +75,14 @@ fn tile(q: &[f32], packed: &Packed, n: Dims, g: usize, tile: usize, out: SendPtr
     let (before, height) = (n.s - n.t + t0, group * m);
     let seen = before + m;
     let scale = 1.0 / (d as f32).sqrt();
-    let mut qs = vec![0.0; height * d];
+    let mut qs = Host::<f32>::scratch(height * d);
     for (row, qs) in qs.chunks_exact_mut(d).enumerate() {
         let (i, r) = (row / m, row % m);
         let from = &q[((t0 + r) * n.h + g * group + i) * d..][..d];
         qs.iter_mut().zip(from).for_each(|(o, x)| *o = x * scale);
     }
-    let mut a = vec![0.0; height * BLOCK];
-    let mut acc = vec![0.0; height * d];
+    let mut a = Host::<f32>::scratch(height * BLOCK);
+    let mut acc = Host::<f32>::zeros(height * d);
     let mut stats = vec![(f32::NEG_INFINITY, 0.0f32); height];
     for j0 in (0..seen).step_by(BLOCK) {
         let cols = BLOCK.min(seen - j0);
