@@ -10,7 +10,6 @@ impl Call<'_> {
     pub(super) fn outer(&self, b: &mut Borders, total: &mut Tensor) -> Result<Option<Tensor>> {
         let (n, [s, z]) = (self.n, self.borders());
         let mut cum = Tensor::empty_on(self.device, self.slots(), F32)?;
-        let tasks = self.chunks * n.g;
         self.log_decay(launch(OP, self.device, &SUMS, &[], "dsla_bwd_cum")?)
             .output("cum", &mut cum.view_mut(), F32, &self.slots())
             .output("total", &mut total.view_mut(), F32, &[self.chunks, 2 * n.g, 1])
@@ -18,8 +17,7 @@ impl Call<'_> {
             .u32("g", n.g)
             .u32("span", self.span)
             .u32("chunks", self.chunks)
-            .u32("tasks", tasks)
-            .run(tasks.div_ceil(4), 128, 0)?;
+            .run(self.chunks, 128, self.turned())?;
         let tasks = self.chunks * n.g * 2 * (n.f / 32) * (n.d / 64);
         let finish = |l: Launch, out: &mut Tensor, out_z: &mut Tensor| {
             l.input("cum", cum.view(), F32, &self.slots())
