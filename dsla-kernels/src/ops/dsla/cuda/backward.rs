@@ -7,12 +7,13 @@
 mod mma;
 
 use super::super::{Args, Dims, Grads, Normalizer, OP};
+use crate::cuda::tiles::rows;
 use crate::cuda::{Launch, Source, launch};
 use crate::{DType::F32, Device, Error, Result, Tensor, View, ViewMut};
 
 pub(super) static LINEAR: Source = Source::new(
     "dsla_backward",
-    include_str!("backward.ptx"),
+    rows!("backward.ptx"),
     &[("T", &["f32", "bf16", "f16"]), ("D", &["64", "128"])],
 );
 /// The linear part on tensor cores.
@@ -21,12 +22,12 @@ pub(super) static CHUNK: Source = Source::new(
     include_str!("backward_mma.ptx"),
     &[("T", &["bf16", "f16"]), ("D", &["64", "128"])],
 );
-pub(super) static SUMS: Source = Source::new("dsla_backward_sums", include_str!("backward_sums.ptx"), &[]);
+pub(super) static SUMS: Source = Source::new("dsla_backward_sums", rows!("backward_sums.ptx"), &[]);
 pub(super) static VALUE: Source =
-    Source::new("dsla_backward_value", include_str!("backward_value.ptx"), &[("BLOCKS", &["1", "2", "4"])]);
+    Source::new("dsla_backward_value", rows!("backward_value.ptx"), &[("BLOCKS", &["1", "2", "4"])]);
 pub(super) static WINDOW: Source = Source::new(
     "dsla_backward_window",
-    include_str!("backward_window.ptx"),
+    rows!("backward_window.ptx"),
     &[("T", &["f32", "bf16", "f16"]), ("D", &["64", "128"])],
 );
 
