@@ -83,13 +83,15 @@ pub enum Outcome {
     Wrong(String),
 }
 
+/// Gradients of the outputs, and the CPU's of the inputs.
+type Gradients = (Vec<Tensor>, Vec<Option<Vec<f64>>>);
+
 /// A case and what it must give, computed once: the specification takes longer than the kernels do on the simulator.
 pub struct Checked<'a> {
     pub case: &'a Case,
     /// Outputs of the specification, in f64 and in the case's precision.
     outputs: OnceCell<[Vec<Vec<f64>>; 2]>,
-    /// Gradients of the outputs, and the CPU's of the inputs.
-    gradients: OnceCell<(Vec<Tensor>, Vec<Option<Vec<f64>>>)>,
+    gradients: OnceCell<Gradients>,
 }
 
 impl<'a> Checked<'a> {

@@ -23,6 +23,7 @@ pub(super) static CHUNK: Source = Source::new(
     &[("T", &["bf16", "f16"]), ("D", &["64", "128"])],
 );
 pub(super) static SUMS: Source = Source::new("dsla_backward_sums", rows!("backward_sums.ptx"), &[]);
+pub(super) static DECAY: Source = Source::new("dsla_backward_decay", include_str!("backward_decay.ptx"), &[]);
 pub(super) static VALUE: Source =
     Source::new("dsla_backward_value", rows!("backward_value.ptx"), &[("BLOCKS", &["1", "2", "4"])]);
 pub(super) static WINDOW: Source = Source::new(
@@ -324,7 +325,7 @@ impl Call<'_> {
             .u32("window", n.w)
             .run(n.h, 256, 0)?;
         let Some(parts) = parts.filter(|_| n.e == 1) else { return Ok(()) };
-        launch(OP, self.device, &SUMS, &[], "dsla_bwd_decay")?
+        launch(OP, self.device, &DECAY, &[], "dsla_bwd_decay")?
             .input("dots", dots.view(), F32, &[n.h, n.l, 2])
             .input("parts_k", parts.k.view(), F32, &[n.g, self.tiles, n.l, 2])
             .input_aligned("gamma", self.x.gamma, F32, &[2, n.h], 4)

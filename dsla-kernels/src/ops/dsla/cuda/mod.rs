@@ -28,6 +28,7 @@ pub(crate) static SOURCES: &[&Source] = &[
     &backward::LINEAR,
     &backward::CHUNK,
     &backward::SUMS,
+    &backward::DECAY,
     &backward::VALUE,
     &backward::WINDOW,
 ];
