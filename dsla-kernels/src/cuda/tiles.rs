@@ -3,10 +3,10 @@
 use super::Launch;
 use crate::{Result, View, ViewMut};
 
-/// Macros that row-wise kernels share: `concat!(rows!(), include_str!("op.ptx"))`.
+/// The text of a kernel that uses the shared macros: `rows!("op.ptx")`.
 macro_rules! rows {
     ($file:literal) => {
-        concat!(include_str!("../../cuda/rows.ptx"), include_str!($file))
+        concat!(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda/rows.ptx")), include_str!($file))
     };
 }
 pub(crate) use rows;
