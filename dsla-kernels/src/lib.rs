@@ -3,6 +3,7 @@
 //! side by side.
 #![warn(missing_docs)]
 
+pub(crate) mod cache;
 pub mod case;
 pub mod cuda;
 mod device;
