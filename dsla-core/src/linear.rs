@@ -6,8 +6,9 @@ use dsla_kernels::{DType, Device, Result, Tensor, View, ViewMut};
 
 pub use dsla_kernels::ops::linear::Into;
 
-/// What ops hand each other in a model of this dtype. A product rounds its input to its weight's dtype, so on a GPU, which
-/// is bound by bytes, they hand it over rounded; the host's kernels round as they read. The residual stream is f32.
+/// What ops hand each other in a model of this dtype. A product rounds its input to its weight's dtype, so on a GPU,
+/// which is bound by bytes, they hand it over rounded; the host's kernels round as they read. The residual stream is
+/// f32.
 pub fn activation(device: Device, dtype: DType) -> DType {
     match device {
         Device::Cpu => DType::F32,

@@ -32,7 +32,8 @@ pub fn cases() -> Vec<Case> {
     }
     // x, and y of SwiGLU, in 16 bits: whole rows, rows to be padded, rows at odd addresses.
     for dtype in [DType::BF16, DType::F16] {
-        for (m, n, k) in [(1, 65, 72), (1, 30, 33), (2, 48, 40), (16, 71, 520), (17, 33, 7), (64, 66, 48), (130, 131, 200)] {
+        let sizes = [(1, 65, 72), (1, 30, 33), (2, 48, 40), (16, 71, 520), (17, 33, 7), (64, 66, 48), (130, 131, 200)];
+        for (m, n, k) in sizes {
             cases.push(case(dtype, dtype, m, n, k, Size::Auto));
         }
         for size in [Size::Small, Size::Large] {
@@ -76,7 +77,7 @@ fn case(dtype: DType, of_x: DType, m: usize, n: usize, k: usize, size: Size) -> 
     };
     let into = if add { Into::Add } else { Into::Store };
     Case {
-        id: format!("{}{}{}{}", id(dtype, m, n, k, size), part("x", of_x), if bias { "_bias" } else { "" }, if add { "_add" } else { "" }),
+        id: id(dtype, m, n, k, size) + &part("x", of_x) + ["", "_bias"][bias as usize] + ["", "_add"][add as usize],
         inputs: vec![
             Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, of_x) },
             Input { name: "w", tensor: rng.tensor(&[n, k], 1.0 / (k as f64).sqrt(), dtype) },

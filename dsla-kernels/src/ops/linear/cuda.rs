@@ -8,6 +8,7 @@ use crate::{Device, Error, Result, Tensor, View, ViewMut};
 
 const DTYPES: &[&str] = &["bf16", "f16", "f32"];
 const HALVES: &[&str] = &["bf16", "f16"];
+const WIDE: &[&str] = &["none", "swiglu"];
 /// swiglu16 writes y in T.
 const ACTS: &[&str] = &["none", "swiglu", "swiglu16"];
 
@@ -27,7 +28,7 @@ static ROWS: Source = Source {
 };
 
 static ROWS_F32: Source =
-    Source::new("linear_rows_f32", include_str!("rows_f32.ptx"), &[("M", &["1", "4", "8"]), ("ACT", &["none", "swiglu"])]);
+    Source::new("linear_rows_f32", include_str!("rows_f32.ptx"), &[("M", &["1", "4", "8"]), ("ACT", WIDE)]);
 
 static MOVE: Source = Source::new("linear_move", include_str!("move.ptx"), &[("T", DTYPES)]);
 

@@ -1,7 +1,7 @@
 //! Linear layers: y = x W^T (+ bias), with W packed once at load.
 //!
-//! A bf16 weight makes a bf16 product: x is rounded to bf16, products are summed in f32; so with f16. An x that is in the
-//! weight's dtype already is the same function with half the bytes to read, which is what layers on a GPU hand each other.
+//! A bf16 weight makes a bf16 product: x is rounded to bf16, products are summed in f32; so with f16. An x that is in
+//! the weight's dtype already is the same function with half the bytes to read: what layers on a GPU hand each other.
 
 pub mod cases;
 mod cpu;
@@ -72,8 +72,8 @@ fn either(got: DType, weight: DType) -> DType {
     if got == weight { weight } else { DType::F32 }
 }
 
-/// y = silu(x G^T) * (x U^T), the first half of a Llama MLP in one pass. x: [M, K] f32 or the weight's dtype; w: [2F, K]
-/// packed, the rows of G and then those of U; y: [M, F] f32 or the weight's dtype, written.
+/// y = silu(x G^T) * (x U^T), the first half of a Llama MLP in one pass. x: [M, K] f32 or the weight's dtype; w:
+/// [2F, K] packed, the rows of G and then those of U; y: [M, F] f32 or the weight's dtype, written.
 ///
 /// Errors: as [`forward`]; a weight with an odd number of rows.
 pub fn forward_swiglu(x: View, w: &Packed, y: ViewMut) -> Result<()> {

@@ -49,9 +49,14 @@ pub fn cases() -> Vec<Case> {
         cases.push(paged(lens, page, [h, g, d], dtype, F32));
     }
     // The output in the keys' dtype, as the next product wants it.
-    for (t, s, h, g, d, dtype) in
-        [(1, 129, 3, 1, 64, BF16), (3, 70, 4, 2, 128, F16), (45, 45, 3, 1, 64, BF16), (33, 70, 2, 1, 128, F16), (20, 21, 2, 1, 128, BF16), (19, 19, 1, 1, 64, F16)]
-    {
+    for (t, s, h, g, d, dtype) in [
+        (1, 129, 3, 1, 64, BF16),
+        (3, 70, 4, 2, 128, F16),
+        (45, 45, 3, 1, 64, BF16),
+        (33, 70, 2, 1, 128, F16),
+        (20, 21, 2, 1, 128, BF16),
+        (19, 19, 1, 1, 64, F16),
+    ] {
         cases.push(case(Dims { t, s, h, g, d }, dtype, dtype));
     }
     cases.push(paged(&[130, 0, 17], 16, [3, 1, 64], BF16, BF16));

@@ -87,9 +87,9 @@ fn either(out: &ViewMut, k: &View) -> DType {
     if out.dtype() == k.dtype() { k.dtype() } else { DType::F32 }
 }
 
-/// out = softmax(q k^T / sqrt(D) + causal mask) v. q: [T, H, D] f32; k, v: [S, G, D] f32, bf16 or f16; out: [T, H, D] f32
-/// or, rounded once, the dtype of k; query t is position S - T + t and sees keys 0..=S - T + t; query head h reads kv head
-/// h G / H.
+/// out = softmax(q k^T / sqrt(D) + causal mask) v. q: [T, H, D] f32; k, v: [S, G, D] f32, bf16 or f16; out: [T, H, D]
+/// f32 or, rounded once, the dtype of k; query t is position S - T + t and sees keys 0..=S - T + t; query head h reads
+/// kv head h G / H.
 ///
 /// On a GPU D is 64 or 128, and above 8 queries q is rounded to the dtype of k.
 pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
@@ -109,8 +109,9 @@ pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
 
 /// One query token per sequence against a paged cache: out_b = softmax(q_b k^T / sqrt(D)) v over the first `lens[b]`
 /// positions of sequence b; position j is row j % page of page `table[b][j / page]` of the pools. q: [B, H, D] f32;
-/// out: [B, H, D] f32 or, rounded once, the dtype of the pools; k_pool, v_pool: [P, page, G, D] f32, bf16 or f16; table: [B, pages] u32; lens: [B] u32. A sequence without
-/// positions gets zeros; entries of the table beyond its last position are not used.
+/// out: [B, H, D] f32 or, rounded once, the dtype of the pools; k_pool, v_pool: [P, page, G, D] f32, bf16 or f16; table:
+/// [B, pages] u32; lens: [B] u32. A sequence without positions gets zeros; entries of the table beyond its last position
+/// are not used.
 ///
 /// The bits of a sequence depend on nothing but its own q, keys and values.
 ///

@@ -10,8 +10,8 @@ use crate::{DType, Device, Error, Result, View, ViewMut};
 
 const OP: &str = "swiglu";
 
-/// `y = silu(gate) * up`. gate_up: [T, 2F] f32, each row the gate's F values and then the up's; y: [T, F] f32, or bf16 or
-/// f16, rounded once; written.
+/// `y = silu(gate) * up`. gate_up: [T, 2F] f32, each row the gate's F values and then the up's; y: [T, F] f32, or bf16
+/// or f16, rounded once; written.
 ///
 /// Errors: a shape or dtype that does not fit, an odd row length among them.
 pub fn forward(gate_up: View, mut y: ViewMut) -> Result<()> {
