@@ -83,6 +83,10 @@ pub fn forward_cache(x: View, positions: View, table: &Table, cache: ViewMut, at
     if x.device() != Device::Cpu {
         return cuda::into(x, positions, table, &mut rows, shape);
     }
+    if rows.dtype() == DType::F32 {
+        copy::cast(x, rows.reborrow())?;
+        return forward(rows, positions, table, false);
+    }
     let mut y = Tensor::from_f32(shape, x.expect_f32(OP, "x", &shape)?.to_vec());
     forward(y.view_mut(), positions, table, false)?;
     copy::cast(y.view(), rows)
