@@ -406,7 +406,7 @@ impl Model {
                 .attn_norm
                 .forward_as(x.view(), if gates_read { DType::F32 } else { layer.qkv.reads() })?;
             let qkv = layer.qkv.forward(h.view())?;
-            let mut mixed = Tensor::zeros_on(self.device(), [0, width], layer.o.reads())?;
+            let mut mixed: Option<Tensor> = None;
             let mut at = 0;
             for s in steps.iter_mut() {
                 let n = s.tokens.len();
@@ -425,9 +425,13 @@ impl Model {
                         dsla.forward(&p, &self.base.table, state)?
                     }
                 };
-                mixed.extend(out.view())?;
+                match &mut mixed {
+                    None => mixed = Some(out.reshape([n, width])),
+                    Some(all) => all.extend(out.view())?,
+                }
                 at += n;
             }
+            let Some(mixed) = mixed else { break };
             layer.o.forward_into(mixed.view(), dsla_core::kernels::ops::linear::Into::Add, x.view_mut())?;
             let h = layer.mlp_norm.forward_as(x.view(), layer.mlp.gate_up.reads())?;
             layer.mlp.add_to(h.view(), x.view_mut())?;

@@ -4,7 +4,7 @@ use super::Dims;
 use crate::gemm::{Into, gemm, transposed};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
-use crate::simd::exp;
+use crate::simd::{exp, exp_fall};
 use crate::vec::head_rows;
 use crate::{View, multiversion};
 
@@ -127,10 +127,9 @@ multiversion! {
         let len = c.len();
         for (s, row) in out.chunks_exact_mut(len).enumerate() {
             let cs = c[s];
-            for t in 0..len {
-                let x = if t <= s { (cs - c[t]) as f32 } else { f32::NEG_INFINITY };
-                row[t] = exp::<FMA>(x);
-            }
+            let (seen, later) = row.split_at_mut(s + 1);
+            seen.iter_mut().zip(c).for_each(|(e, c)| *e = exp_fall::<FMA>((cs - c) as f32));
+            later.fill(0.0);
         }
     }
 }
@@ -159,7 +158,7 @@ impl States {
     /// Memory for a run of `count` chunks, all 2 G pairs swept by `f(i, g, s [count + 1][F D], z)` in parallel.
     pub fn build(n: Dims, count: usize, f: impl Fn(usize, usize, &mut [f32], &mut [f32]) + Sync) -> States {
         let (rs, rz) = ((count + 1) * n.f * n.d, (count + 1) * n.f);
-        let mut states = States { s: Host::zeros(2 * n.g * rs), z: Host::zeros(2 * n.g * rz), count };
+        let mut states = States { s: Host::scratch(2 * n.g * rs), z: Host::scratch(2 * n.g * rz), count };
         let (sp, zp) = (SendPtr(states.s.as_mut_ptr()), SendPtr(states.z.as_mut_ptr()));
         par::for_each(2 * n.g, |j| {
             // SAFETY: pair j owns its own run of states.

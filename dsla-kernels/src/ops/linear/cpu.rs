@@ -106,7 +106,7 @@ impl Operand<'_> {
             Panels::BF16(_) if level() >= Level::Avx512Bf16 => Operand::Tiles(Tiles::new(x, m, k)),
             Panels::BF16(_) => {
                 let ld = k.next_multiple_of(32);
-                let mut rows = Host::<f32>::zeros(m * ld);
+                let mut rows = if ld == k { Host::<f32>::scratch(m * ld) } else { Host::zeros(m * ld) };
                 let per = if m >= 64 { 16 * ld } else { m * ld };
                 // (With k = 0 there is nothing to round, and nothing to split.)
                 par::for_each_chunk(&mut rows, per, |i, rows| {
