@@ -197,3 +197,75 @@ unsafe fn sums<V: Lanes, const R: usize, const P: usize, const FULL: bool>(p: Pr
         }
     }
 }
+
+/// C [m, n] = A [m, 2 k] B (or added to), with pairs of bf16 along the sum: A row by row, `lda` elements apart, aligned to
+/// four bytes; B [k][16][2] in groups of 16 columns, `ldb` elements from pair to pair and `panel` from group to group; n a
+/// multiple of 16.
+#[derive(Clone, Copy)]
+pub(crate) struct Pairs {
+    pub k: usize,
+    pub a: *const u16,
+    pub lda: usize,
+    pub b: *const u16,
+    pub ldb: usize,
+    pub panel: usize,
+    pub c: *mut f32,
+    pub ldc: usize,
+    pub add: bool,
+}
+
+lanes! {
+    /// All of C, by the tiles of [`gemm_raw`].
+    pub(crate) unsafe fn gemm_pairs<V>(p: Pairs, m: usize, n: usize) {
+        let mut j = 0;
+        while j < n {
+            let wide = if V::WIDE && j + 32 <= n { 2 } else { 1 };
+            let mut i = 0;
+            while i < m {
+                // SAFETY: rows i.. and columns j.. are inside m and n.
+                unsafe {
+                    let at = Pairs {
+                        a: p.a.add(i * p.lda),
+                        b: p.b.add(j / 16 * p.panel),
+                        c: p.c.add(i * p.ldc + j),
+                        ..p
+                    };
+                    i += match (wide, m - i) {
+                        (2, 12..) => pair_tile::<V, 12, 2>(at),
+                        (2, 4..) => pair_tile::<V, 4, 2>(at),
+                        (2, _) => pair_tile::<V, 1, 2>(at),
+                        (_, 12..) if V::WIDE => pair_tile::<V, 12, 1>(at),
+                        (_, 4..) => pair_tile::<V, 4, 1>(at),
+                        _ => pair_tile::<V, 1, 1>(at),
+                    };
+                }
+            }
+            j += 16 * wide;
+        }
+    }
+}
+
+/// R rows by P groups; returns R.
+#[inline(always)]
+unsafe fn pair_tile<V: Lanes, const R: usize, const P: usize>(p: Pairs) -> usize {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut acc = [[V::splat(0.0); P]; R];
+        for t in 0..p.k {
+            for r in 0..R {
+                let a = *(p.a.add(r * p.lda + 2 * t) as *const u32);
+                for q in 0..P {
+                    acc[r][q] = acc[r][q].dot_pairs(a, p.b.add(t * p.ldb + q * p.panel));
+                }
+            }
+        }
+        for r in 0..R {
+            for q in 0..P {
+                let out = p.c.add(r * p.ldc + 16 * q);
+                let v = if p.add { V::load(out).add(acc[r][q]) } else { acc[r][q] };
+                v.store(out);
+            }
+        }
+    }
+    R
+}

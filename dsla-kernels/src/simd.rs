@@ -45,6 +45,18 @@ pub fn force(level: Level) -> Level {
     level
 }
 
+static PAIRS: AtomicU8 = AtomicU8::new(0);
+
+/// Whether attention multiplies bf16 as such: where the machine does, or where a test asks for it.
+pub fn pairs() -> bool {
+    level() >= Level::Avx512Bf16 || PAIRS.load(Ordering::Relaxed) == 1
+}
+
+/// Tests: take the path that multiplies bf16 also where that is emulated.
+pub fn force_pairs(on: bool) {
+    PAIRS.store(on as u8, Ordering::Relaxed);
+}
+
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Level {
     use std::arch::is_x86_feature_detected as has;

@@ -23,6 +23,16 @@ pub(crate) trait Lanes: Copy {
     unsafe fn add(self, b: Self) -> Self;
     /// The sums of four, stored side by side.
     unsafe fn sum4(x: [Self; 4], p: *mut f32);
+    /// self + a_1 b_1 + a_2 b_2 for sixteen pairs b of bf16 and one pair a, the first of which is its low half.
+    #[inline(always)]
+    unsafe fn dot_pairs(self, a: u32, b: *const u16) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let (first, second) = Self::widen_pairs(b);
+            let half = |bits| Self::splat(f32::from_bits(bits));
+            self.fma(first, half(a << 16)).fma(second, half(a & 0xffff_0000))
+        }
+    }
     /// Sixteen pairs of bf16 as f32: the first of each pair, the second of each.
     unsafe fn widen_pairs(p: *const u16) -> (Self, Self);
 }
@@ -105,7 +115,7 @@ impl Lanes for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512, Avx512Bf16};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -265,6 +275,76 @@ mod x86 {
             }
         }
     }
+
+    /// [`Avx512`] with products of bf16.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512Bf16(Avx512);
+
+    impl Lanes for Avx512Bf16 {
+        type Mask = __mmask16;
+        const WIDE: bool = true;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the caller's, here and below.
+            Avx512Bf16(unsafe { Avx512::splat(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: the caller's.
+            Avx512Bf16(unsafe { Avx512::load(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: the caller's.
+            unsafe { self.0.store(p) }
+        }
+        #[inline(always)]
+        unsafe fn mask(lanes: usize) -> Self::Mask {
+            // SAFETY: the caller's.
+            unsafe { Avx512::mask(lanes) }
+        }
+        #[inline(always)]
+        unsafe fn load_masked(p: *const f32, m: Self::Mask) -> Self {
+            // SAFETY: the caller's.
+            Avx512Bf16(unsafe { Avx512::load_masked(p, m) })
+        }
+        #[inline(always)]
+        unsafe fn store_masked(self, p: *mut f32, m: Self::Mask) {
+            // SAFETY: the caller's.
+            unsafe { self.0.store_masked(p, m) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: the caller's.
+            Avx512Bf16(unsafe { self.0.fma(a.0, b.0) })
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: the caller's.
+            Avx512Bf16(unsafe { self.0.add(b.0) })
+        }
+        #[inline(always)]
+        unsafe fn sum4(x: [Self; 4], p: *mut f32) {
+            // SAFETY: the caller's.
+            unsafe { Avx512::sum4(x.map(|x| x.0), p) }
+        }
+        #[inline(always)]
+        unsafe fn dot_pairs(self, a: u32, b: *const u16) -> Self {
+            // SAFETY: the caller's; the vectors are sixteen pairs of bf16 each.
+            unsafe {
+                let (a, b) = (_mm512_set1_epi32(a as i32), _mm512_loadu_si512(b as *const __m512i));
+                let pairs = |x| std::mem::transmute::<__m512i, __m512bh>(x);
+                Avx512Bf16(Avx512(_mm512_dpbf16_ps(self.0.0, pairs(b), pairs(a))))
+            }
+        }
+        #[inline(always)]
+        unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
+            // SAFETY: the caller's.
+            let (a, b) = unsafe { Avx512::widen_pairs(p) };
+            (Avx512Bf16(a), Avx512Bf16(b))
+        }
+    }
 }
 
 /// Compile one body, generic over [`Lanes`], for AVX-512, AVX2 and the baseline, and pick at run time. The body is
@@ -277,7 +357,12 @@ macro_rules! lanes {
             unsafe fn body<$v: $crate::simd::lanes::Lanes>($($arg: $ty),*) $body
             #[cfg(target_arch = "x86_64")]
             {
-                use $crate::simd::lanes::{Avx2, Avx512};
+                use $crate::simd::lanes::{Avx2, Avx512, Avx512Bf16};
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+                unsafe fn v5($($arg: $ty),*) {
+                    // SAFETY: the caller's.
+                    unsafe { body::<Avx512Bf16>($($arg),*) }
+                }
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
                 unsafe fn v4($($arg: $ty),*) {
                     // SAFETY: the caller's.
@@ -289,8 +374,12 @@ macro_rules! lanes {
                     unsafe { body::<Avx2>($($arg),*) }
                 }
                 let level = $crate::simd::level();
-                if level >= $crate::simd::Level::Avx512 {
+                if level >= $crate::simd::Level::Avx512Bf16 {
                     // SAFETY: the level was detected on this machine; the rest is the caller's.
+                    return unsafe { v5($($arg),*) };
+                }
+                if level >= $crate::simd::Level::Avx512 {
+                    // SAFETY: as above.
                     return unsafe { v4($($arg),*) };
                 }
                 if level >= $crate::simd::Level::Avx2 {

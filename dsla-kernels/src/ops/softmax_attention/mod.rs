@@ -91,7 +91,8 @@ fn either(out: &ViewMut, k: &View) -> DType {
 /// f32 or, rounded once, the dtype of k; query t is position S - T + t and sees keys 0..=S - T + t; query head h reads
 /// kv head h G / H.
 ///
-/// On a GPU D is 64 or 128, and above 8 queries q is rounded to the dtype of k.
+/// On a GPU D is 64 or 128. Above 8 queries q and the probabilities are rounded to the dtype of k there, and on a CPU that
+/// multiplies bf16 if k is bf16.
 pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
     let n = dims(&q, &k, &v)?;
     out.as_view().expect_on(OP, "out", q.device(), either(&out, &k), &[n.t, n.h, n.d])?;

@@ -10,8 +10,8 @@ use crate::View;
 pub use backward::backward;
 pub use decode::paged;
 
-/// Queries that are worth a pass of their own over the cache each: packing it costs more.
-const FEW: usize = 4;
+/// Queries that are worth a pass of their own over the cache each: packing it costs more. (As on a GPU.)
+const FEW: usize = 8;
 
 pub fn forward(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
     if n.t > FEW {
