@@ -1,15 +1,20 @@
 //! A few queries against the rows of a cache: decode of both kinds of attention. Keys and values are widened on the way into
 //! the registers, so that every byte of the cache is read once.
 
+use crate::ops::softmax_attention::Int8Rows;
 use crate::simd::lanes::{Lanes, lanes};
 use crate::vec::head_rows;
-use crate::{Slice, View};
+use crate::{Slice, View, bf16};
 
-/// Rows of a cache, in one piece or on pages.
-pub(crate) struct Rows<'a> {
-    pub x: View<'a>,
-    /// Which rows of pages of this size.
-    pub pages: Option<(&'a [u32], usize)>,
+/// Rows [S, G, D] of a cache.
+#[derive(Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// In one piece.
+    Plain(View<'a>),
+    /// Position j is row j % page of page `table[j / page]`.
+    Paged { pool: View<'a>, table: &'a [u32], page: usize },
+    /// Bytes with scales.
+    Int8(&'a Int8Rows),
 }
 
 /// Columns that kernels take at once. bf16 come in pairs out of a register: first all even columns of 32, then all odd
@@ -21,42 +26,95 @@ pub(crate) fn place(c: usize) -> usize {
     c / WIDE * WIDE + c % 2 * 16 + c % WIDE / 2
 }
 
-/// Consecutive rows as a kernel reads them: D rounded up to 32 elements each; f32 in the order of `place`.
+/// Consecutive rows as a kernel reads them, so many elements apart: D rounded up to 32 each, in the order of `place` but for
+/// bf16, which come into it as they are read.
 #[derive(Clone, Copy)]
 pub(crate) enum Run {
     F32(*const f32, usize),
     BF16(*const u16, usize),
+    /// Without their scales: those are the weights' affair.
+    Int8(*const i8, usize),
 }
 
 impl Rows<'_> {
-    /// Rows j..j + count of kv head g as runs f(first, rows, run); `buf` holds what must be converted.
-    pub fn runs(&self, g: usize, j: usize, count: usize, buf: &mut Vec<f32>, mut f: impl FnMut(usize, usize, Run)) {
-        let [_, groups, d] = [self.x.shape().dims()[0], self.x.shape().dims()[1], self.x.shape().dims()[2]];
+    /// Rows j..j + n of kv head g into dst [n, D] as f32.
+    pub fn head(&self, g: usize, j: usize, n: usize, dst: &mut [f32]) {
+        match self {
+            Rows::Plain(x) => head_rows(x, g, j, n, dst),
+            Rows::Int8(x) => {
+                let d = dst.len() / n.max(1);
+                dst.chunks_exact_mut(d.max(1)).take(n).enumerate().for_each(|(i, dst)| x.head(j + i, g, dst));
+            }
+            Rows::Paged { .. } => unreachable!("only decode reads pages"),
+        }
+    }
+
+    /// The bf16 elements [S, G, D], if it holds those in one piece.
+    pub fn bf16(&self) -> Option<&[bf16]> {
+        match self {
+            Rows::Plain(x) => match x.slice() {
+                Slice::BF16(x) => Some(x),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Rows j..j + count of kv head g as runs f(first, rows, run, scales); `buf` holds what must be converted. Scales: of
+    /// the run's rows, so many elements apart.
+    pub fn runs(
+        &self,
+        g: usize,
+        j: usize,
+        count: usize,
+        buf: &mut Vec<f32>,
+        mut f: impl FnMut(usize, usize, Run, Option<(&[f32], usize)>),
+    ) {
+        let x = match self {
+            Rows::Plain(x) | Rows::Paged { pool: x, .. } => x,
+            Rows::Int8(x) => {
+                let (data, scales) = x.run(j, g);
+                let [heads, _] = x.sizes();
+                return f(0, count, Run::Int8(data.as_ptr(), heads * x.wide()), Some((scales, heads)));
+            }
+        };
+        let [_, groups, d] = [x.shape().dims()[0], x.shape().dims()[1], x.shape().dims()[2]];
         let mut done = 0;
         while done < count {
-            let (row, len) = match self.pages {
-                None => (j, count),
-                Some((pages, page)) => {
+            let (row, len) = match self {
+                Rows::Paged { table, page, .. } => {
                     let at = j + done;
-                    (pages[at / page] as usize * page + at % page, (page - at % page).min(count - done))
+                    (table[at / page] as usize * page + at % page, (page - at % page).min(count - done))
                 }
+                _ => (j, count),
             };
             let at = (row * groups + g) * d;
-            let run = match self.x.slice() {
+            let run = match x.slice() {
                 Slice::BF16(x) if d.is_multiple_of(WIDE) => Run::BF16(x[at..].as_ptr() as *const u16, groups * d),
                 _ => {
                     let (wide, mut plain) = (d.next_multiple_of(WIDE), vec![0.0; d]);
                     buf.clear();
                     buf.resize(len * wide, 0.0);
                     for (i, out) in buf.chunks_exact_mut(wide).enumerate() {
-                        head_rows(&self.x, g, row + i, 1, &mut plain);
+                        head_rows(x, g, row + i, 1, &mut plain);
                         plain.iter().enumerate().for_each(|(c, x)| out[place(c)] = *x);
                     }
                     Run::F32(buf.as_ptr(), wide)
                 }
             };
-            f(done, len, run);
+            f(done, len, run, None);
             done += len;
+        }
+    }
+}
+
+/// a[h, j] *= scale of row j, for `group` rows of a from `at` on, `lda` apart.
+pub(crate) fn scale_weights(a: &mut [f32], lda: usize, at: usize, len: usize, scales: Option<(&[f32], usize)>) {
+    if let Some((scales, step)) = scales {
+        for row in a.chunks_exact_mut(lda) {
+            for (a, s) in row[at..at + len].iter_mut().zip(scales.iter().step_by(step)) {
+                *a *= s;
+            }
         }
     }
 }
@@ -76,6 +134,10 @@ macro_rules! heads {
                 (3, Run::BF16($rows, $ld)) => $kernel::<$v, u16, 3>($($arg),*),
                 (2, Run::BF16($rows, $ld)) => $kernel::<$v, u16, 2>($($arg),*),
                 (_, Run::BF16($rows, $ld)) => $kernel::<$v, u16, 1>($($arg),*),
+                (4, Run::Int8($rows, $ld)) => $kernel::<$v, i8, 4>($($arg),*),
+                (3, Run::Int8($rows, $ld)) => $kernel::<$v, i8, 3>($($arg),*),
+                (2, Run::Int8($rows, $ld)) => $kernel::<$v, i8, 2>($($arg),*),
+                (_, Run::Int8($rows, $ld)) => $kernel::<$v, i8, 1>($($arg),*),
             }
             $from += now;
         }
@@ -93,6 +155,14 @@ impl Element for f32 {
     unsafe fn load<V: Lanes>(p: *const f32) -> [V; 2] {
         // SAFETY: the caller's.
         unsafe { [V::load(p), V::load(p.add(16))] }
+    }
+}
+
+impl Element for i8 {
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(p: *const i8) -> [V; 2] {
+        // SAFETY: the caller's.
+        unsafe { [V::widen_int8(p), V::widen_int8(p.add(16))] }
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) trait Lanes: Copy {
             self.fma(first, half(a << 16)).fma(second, half(a & 0xffff_0000))
         }
     }
+    /// Sixteen int8 as f32.
+    unsafe fn widen_int8(p: *const i8) -> Self;
     /// Sixteen pairs of bf16 as f32: the first of each pair, the second of each.
     unsafe fn widen_pairs(p: *const u16) -> (Self, Self);
 }
@@ -100,6 +102,13 @@ impl Lanes for Portable {
     unsafe fn sum4(x: [Self; 4], p: *mut f32) {
         // SAFETY: the caller's, for four elements.
         (0..4).for_each(|i| unsafe { *p.add(i) = tree(x[i].0) });
+    }
+    #[inline(always)]
+    unsafe fn widen_int8(p: *const i8) -> Self {
+        let mut v = [0.0; 16];
+        // SAFETY: the caller's, for 16 elements.
+        (0..16).for_each(|l| v[l] = unsafe { *p.add(l) } as f32);
+        Portable(v)
     }
     #[inline(always)]
     unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
@@ -188,6 +197,16 @@ mod x86 {
             unsafe { sums_of(x.map(|x| _mm256_add_ps(x.0, x.1)), p) }
         }
         #[inline(always)]
+        unsafe fn widen_int8(p: *const i8) -> Self {
+            // SAFETY: the caller's.
+            unsafe {
+                let half = |p: *const i8| {
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p as *const __m128i)))
+                };
+                Avx2(half(p), half(p.add(8)))
+            }
+        }
+        #[inline(always)]
         unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
             // SAFETY: the caller's.
             unsafe {
@@ -261,6 +280,14 @@ mod x86 {
         unsafe fn sum4(x: [Self; 4], p: *mut f32) {
             // SAFETY: the caller's; AVX-512 DQ has the upper half as f32.
             unsafe { sums_of(x.map(|x| _mm256_add_ps(_mm512_castps512_ps256(x.0), _mm512_extractf32x8_ps(x.0, 1))), p) }
+        }
+        #[inline(always)]
+        unsafe fn widen_int8(p: *const i8) -> Self {
+            // SAFETY: the caller's.
+            unsafe {
+                let v = _mm512_cvtepi8_epi32(_mm_loadu_si128(p as *const __m128i));
+                Avx512(_mm512_cvtepi32_ps(v))
+            }
         }
         #[inline(always)]
         unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
@@ -337,6 +364,11 @@ mod x86 {
                 let pairs = |x| std::mem::transmute::<__m512i, __m512bh>(x);
                 Avx512Bf16(Avx512(_mm512_dpbf16_ps(self.0.0, pairs(b), pairs(a))))
             }
+        }
+        #[inline(always)]
+        unsafe fn widen_int8(p: *const i8) -> Self {
+            // SAFETY: the caller's.
+            Avx512Bf16(unsafe { Avx512::widen_int8(p) })
         }
         #[inline(always)]
         unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {

@@ -55,7 +55,7 @@ fn head(x: &Args, n: Dims, g: usize, states: [(&mut [f32], &mut [f32]); 2], dens
         let mut buf = vec![];
         let parts = |near_rows, sink_rows| [(near_rows, first, near, 0), (sink_rows, 0, sinks, near)];
         for (rows, j, rows_len, to) in parts(x.k, x.sink_k) {
-            Rows { x: rows, pages: None }.runs(g, j, rows_len, &mut buf, |at, len, run| {
+            Rows::Plain(rows).runs(g, j, rows_len, &mut buf, |at, len, run, _| {
                 // SAFETY: the run is `len` rows of `wide`; q and a hold `group` rows, those of a `len` more from there on.
                 unsafe { scores(run, len, q.as_ptr(), group, wide, a.as_mut_ptr().add(to + at), count) }
             });
@@ -68,7 +68,7 @@ fn head(x: &Args, n: Dims, g: usize, states: [(&mut [f32], &mut [f32]); 2], dens
             weights[i] = log_weight(f32s(&x.mix)[h], f32s(&x.slope)[h], peaks[i]).exp();
         }
         for (rows, j, rows_len, from) in parts(x.v, x.sink_v) {
-            Rows { x: rows, pages: None }.runs(g, j, rows_len, &mut buf, |at, len, run| {
+            Rows::Plain(rows).runs(g, j, rows_len, &mut buf, |at, len, run, _| {
                 // SAFETY: as above; sums holds `group` rows of `wide`.
                 unsafe { weighted(run, len, a.as_ptr().add(from + at), count, group, wide, sums.as_mut_ptr(), wide) }
             });

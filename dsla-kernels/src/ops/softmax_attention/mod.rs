@@ -3,9 +3,13 @@
 pub mod cases;
 mod cpu;
 pub(crate) mod cuda;
+mod int8;
 pub mod naive;
 
 use super::copy;
+pub use int8::{Int8Rows, forward_int8};
+
+use crate::cache::Rows;
 use crate::{DType, Device, Error, Result, View, ViewMut};
 
 const OP: &str = "softmax_attention";
@@ -104,7 +108,7 @@ pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
     }
     let q = q.expect_f32(OP, "q", &[n.t, n.h, n.d])?;
     let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
-    cpu::forward(q, k, v, n, out);
+    cpu::forward(q, Rows::Plain(k), Rows::Plain(v), n, out);
     Ok(())
 }
 

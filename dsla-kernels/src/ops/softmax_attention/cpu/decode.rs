@@ -2,7 +2,7 @@
 //! threads. Keys and values are widened on the way into the registers: every byte of the cache is read once.
 
 use super::super::{Dims, Paged};
-use crate::cache::{Rows, WIDE, place, scores, weighted};
+use crate::cache::{Rows, WIDE, place, scale_weights, scores, weighted};
 use crate::host::Host;
 use crate::par;
 use crate::vec::{axpy, exp_sub_sum, max};
@@ -11,29 +11,25 @@ use crate::View;
 /// Keys per task: a power of two, so that whole pages or parts of one page make it up.
 const SPLIT: usize = 256;
 
-/// One query token over keys in one piece.
-pub fn one(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
-    decode(q, &Rows { x: k, pages: None }, &Rows { x: v, pages: None }, n, out);
-}
-
 /// Sequences whose keys lie in pages, one after the other.
 pub fn paged(q: &[f32], k: View, v: View, table: &[u32], lens: &[u32], n: Paged, out: &mut [f32]) {
     let flat = [n.p * n.page, n.g, n.d];
     let (k, v, width) = (k.reshape(flat), v.reshape(flat), n.h * n.d);
     for (b, &s) in lens.iter().enumerate() {
         let pages = &table[b * n.pages..][..n.pages];
-        let rows = |x| Rows { x, pages: Some((pages, n.page)) };
+        let rows = |pool| Rows::Paged { pool, table: pages, page: n.page };
         let one = Dims { t: 1, s: s as usize, h: n.h, g: n.g, d: n.d };
         let (q, out) = (&q[b * width..][..width], &mut out[b * width..][..width]);
         if s == 0 {
             out.fill(0.0);
         } else {
-            decode(q, &rows(k), &rows(v), one, out);
+            decode_one(q, rows(k), rows(v), one, out);
         }
     }
 }
 
-fn decode(q: &[f32], k: &Rows, v: &Rows, n: Dims, out: &mut [f32]) {
+/// One query token.
+pub fn decode_one(q: &[f32], k: Rows, v: Rows, n: Dims, out: &mut [f32]) {
     let (group, splits, wide) = (n.h / n.g, n.s.div_ceil(SPLIT), n.d.next_multiple_of(WIDE));
     let scale = 1.0 / (n.d as f32).sqrt();
     let mut qs = Host::<f32>::zeros(n.h * wide);
@@ -50,16 +46,18 @@ fn decode(q: &[f32], k: &Rows, v: &Rows, n: Dims, out: &mut [f32]) {
         let mut buf = vec![];
         let mut a = Host::<f32>::scratch(group * cols);
         let q = &qs[g * group * wide..][..group * wide];
-        k.runs(g, j0, cols, &mut buf, |at, len, run| {
+        k.runs(g, j0, cols, &mut buf, |at, len, run, scales| {
             // SAFETY: the run is `len` rows of `wide`; q and a hold `group` rows, those of a from `at` on `len` more.
             unsafe { scores(run, len, q.as_ptr(), group, wide, a.as_mut_ptr().add(at), cols) }
+            scale_weights(&mut a, cols, at, len, scales);
         });
         for i in 0..group {
             let row = &mut a[i * cols..(i + 1) * cols];
             part[i * size] = max(row);
             part[i * size + 1] = exp_sub_sum(row, part[i * size]);
         }
-        v.runs(g, j0, cols, &mut buf, |at, len, run| {
+        v.runs(g, j0, cols, &mut buf, |at, len, run, scales| {
+            scale_weights(&mut a, cols, at, len, scales);
             // SAFETY: as above; part holds `group` rows of `size`, sums from 16 on.
             unsafe { weighted(run, len, a.as_ptr().add(at), cols, group, wide, part.as_mut_ptr().add(16), size) }
         });

@@ -2,12 +2,13 @@
 //! of a group together, against blocks of keys with a running maximum (FlashAttention-2's online softmax).
 
 use super::super::Dims;
+use crate::cache::Rows;
 use crate::gemm::{Into, Pairs, gemm_pairs, gemm_raw, rows};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
 use crate::simd;
-use crate::vec::{exp_sub_sum, head_rows, max, narrow};
-use crate::{Slice, View, bf16};
+use crate::vec::{exp_sub_sum, max, narrow};
+use crate::bf16;
 
 /// Queries per tile: with three heads in a group 192 rows, whole register tiles of 6 and 12.
 const TILE: usize = 64;
@@ -30,12 +31,12 @@ fn padded(n: Dims) -> usize {
 }
 
 /// Whether this call multiplies bf16: then q and the probabilities are rounded to it, as a GPU's kernels do.
-fn pairs(k: &View, n: Dims) -> bool {
-    simd::pairs() && matches!(k.slice(), Slice::BF16(_)) && n.d.is_multiple_of(16)
+fn pairs(k: &Rows, n: Dims) -> bool {
+    simd::pairs() && k.bf16().is_some() && n.d.is_multiple_of(16)
 }
 
 impl Packed {
-    fn new(k: View, v: View, n: Dims) -> Packed {
+    fn new(k: Rows, v: Rows, n: Dims) -> Packed {
         match pairs(&k, n) {
             true => Packed::pairs(k, v, n),
             false => Packed::wide(k, v, n),
@@ -51,7 +52,7 @@ impl Packed {
         });
     }
 
-    fn wide(k: View, v: View, n: Dims) -> Packed {
+    fn wide(k: Rows, v: Rows, n: Dims) -> Packed {
         let buffer = || Host::<f32>::zeros(n.g * padded(n) * n.d);
         let (mut keys, mut values) = (buffer(), buffer());
         let (kp, vp) = (SendPtr(keys.as_mut_ptr()), SendPtr(values.as_mut_ptr()));
@@ -64,11 +65,11 @@ impl Packed {
                     std::slice::from_raw_parts_mut(vp.get().add(at), count * n.d),
                 )
             };
-            head_rows(&v, g, j0, count, vs);
+            v.head(g, j0, count, vs);
             let mut buf = Host::<f32>::scratch(16 * n.d);
             for (i, panel) in kt.chunks_exact_mut(16 * n.d).enumerate() {
                 let here = 16.min(count - i * 16);
-                head_rows(&k, g, j0 + i * 16, here, &mut buf);
+                k.head(g, j0 + i * 16, here, &mut buf[..here * n.d]);
                 for (l, row) in buf.chunks_exact(n.d).take(here).enumerate() {
                     for (c, x) in row.iter().enumerate() {
                         panel[c * 16 + l] = *x;
@@ -79,8 +80,8 @@ impl Packed {
         Packed::F32(keys, values)
     }
 
-    fn pairs(k: View, v: View, n: Dims) -> Packed {
-        let (Slice::BF16(ks), Slice::BF16(vs)) = (k.slice(), v.slice()) else {
+    fn pairs(k: Rows, v: Rows, n: Dims) -> Packed {
+        let (Some(ks), Some(vs)) = (k.bf16(), v.bf16()) else {
             unreachable!("keys and values have one dtype")
         };
         let buffer = || Host::<u32>::zeros(n.g * padded(n) * n.d / 2);
@@ -200,7 +201,7 @@ impl Queries {
     }
 }
 
-pub fn forward(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
+pub fn forward(q: &[f32], k: Rows, v: Rows, n: Dims, out: &mut [f32]) {
     if n.d == 0 || n.h == 0 {
         return;
     }
