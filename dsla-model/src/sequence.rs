@@ -1,6 +1,6 @@
 //! What one sequence keeps of its past, layer by layer, and the plan that says how.
 
-use dsla_core::{DslaState, KvCache};
+use dsla_core::{DslaState, Int8Cache, KvCache};
 
 /// Which layers of a sequence run as DSLA.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ impl Plan {
 pub(crate) enum LayerState {
     /// Grows with the sequence.
     Softmax(KvCache),
+    /// The same in bytes.
+    Int8(Int8Cache),
     /// Fixed size.
     Dsla(Box<DslaState>),
 }
@@ -73,7 +75,12 @@ impl Sequence {
 
     /// Bytes of KV cache.
     pub fn kv_bytes(&self) -> usize {
-        self.layers.iter().map(|l| if let LayerState::Softmax(c) = l { c.bytes() } else { 0 }).sum()
+        let bytes = |l: &LayerState| match l {
+            LayerState::Softmax(c) => c.bytes(),
+            LayerState::Int8(c) => c.bytes(),
+            LayerState::Dsla(_) => 0,
+        };
+        self.layers.iter().map(bytes).sum()
     }
 
     /// Bytes of DSLA states, rings included.

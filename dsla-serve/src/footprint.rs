@@ -19,7 +19,7 @@ impl Footprint {
 
     pub fn of(model: &Model) -> Footprint {
         let (config, dtype) = (model.config(), model.dtype());
-        let token = 2 * config.num_kv_heads * config.head_dim * dtype.size();
+        let token = model.token_bytes();
         let mut states = vec![0];
         if let Some(adapter) = model.adapter() {
             let mut sum = 0;

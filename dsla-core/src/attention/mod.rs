@@ -6,7 +6,7 @@ mod softmax;
 
 pub use dsla::{DslaAttention, DslaState, Saved};
 pub use pool::{DslaPool, KvPool, Places};
-pub use softmax::{KvCache, softmax_attention};
+pub use softmax::{Int8Cache, KvCache, softmax_attention, softmax_attention_int8};
 
 use dsla_kernels::ops::copy;
 use dsla_kernels::ops::rope::{self, Table};

@@ -40,6 +40,54 @@ impl KvCache {
     }
 }
 
+/// A cache of bytes with a scale per token and head ([`op::Int8Rows`]): half a bf16 cache, on the host only.
+#[derive(Clone, Debug)]
+pub struct Int8Cache {
+    k: op::Int8Rows,
+    v: op::Int8Rows,
+}
+
+impl Int8Cache {
+    /// Empty.
+    pub fn new(n: Heads) -> Int8Cache {
+        let none = || op::Int8Rows::new(n.kv_heads, n.head_dim);
+        Int8Cache { k: none(), v: none() }
+    }
+
+    /// Tokens held.
+    pub fn len(&self) -> usize {
+        self.k.len()
+    }
+
+    /// No tokens held.
+    pub fn is_empty(&self) -> bool {
+        self.k.is_empty()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.k.bytes() + self.v.bytes()
+    }
+
+    /// What it stands for: a fold reads this.
+    ///
+    /// Errors: none on the host.
+    pub fn to_cache(&self, dtype: DType) -> Result<KvCache> {
+        Ok(KvCache { k: self.k.to_tensor().to_dtype(dtype)?, v: self.v.to_tensor().to_dtype(dtype)? })
+    }
+}
+
+/// [`softmax_attention`] over a cache of bytes: [T, H, D] f32.
+pub fn softmax_attention_int8(x: &Projected, table: &Table, cache: &mut Int8Cache) -> Result<Tensor> {
+    let first = cache.len();
+    let q = rotated(&x.q, first, table)?;
+    cache.k.extend(rotated(&x.k, first, table)?.view())?;
+    cache.v.extend(x.v.view())?;
+    let mut out = Tensor::empty(x.q.shape(), DType::F32);
+    op::forward_int8(q.view(), &cache.k, &cache.v, out.view_mut())?;
+    Ok(out)
+}
+
 /// Append the new tokens to the cache and attend: [T, H, D] in the cache's dtype on a GPU, f32 on the host.
 pub fn softmax_attention(x: &Projected, table: &Table, cache: &mut KvCache) -> Result<Tensor> {
     let first = cache.len();
