@@ -113,7 +113,7 @@ fn run(flags: Xtask) -> anyhow::Result<()> {
         XtaskCmd::GpuCheck(f) => gpu_check::run(&run, f.out),
         XtaskCmd::Demo(f) => run.demo(f.distill),
         XtaskCmd::Bench(f) if f.vs.is_some() => peers::run(&run, &f),
-        XtaskCmd::Bench(f) => run.bench(&f.args),
+        XtaskCmd::Bench(f) => peers::only_with_vs(&f).and_then(|()| run.bench(&f.args)),
         XtaskCmd::Reference(f) => reference::run(&run, &f),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// Loading may compile kernels; a job may be a long prefill on a slow engine.
-const LOAD: Duration = Duration::from_secs(600);
+const LOAD: Duration = Duration::from_secs(900);
 const JOB: Duration = Duration::from_secs(900);
 
 /// Name and format, and what became of the process.

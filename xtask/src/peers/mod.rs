@@ -66,6 +66,9 @@ pub fn run(steps: &Steps, flags: &crate::Bench) -> Result<()> {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
         n => n,
     };
+    if !flags.args.is_empty() {
+        bail!("bench: got `{}` with --vs, want no arguments: they are criterion's", flags.args.join(" "));
+    }
     let out = flags.out.clone().map_or_else(|| steps.target().join("bench"), |dir| steps.root.join(dir));
     let setup = Setup::new(steps, flags.dsla.clone(), threads, &settings)?;
     let mut engines = steps.step("load every engine", || setup.engines(&peers, &formats))?;
@@ -89,6 +92,35 @@ pub fn run(steps: &Steps, flags: &crate::Bench) -> Result<()> {
         write(&steps.root.join("benches/records"), &machine::record_name(&machine), &files)?;
     }
     Ok(())
+}
+
+/// Criterion knows none of our flags: without `--vs` they are a mistake.
+pub fn only_with_vs(flags: &crate::Bench) -> Result<()> {
+    let crate::Bench {
+        vs: _,
+        context,
+        rate,
+        batch,
+        formats,
+        tokens,
+        repeats,
+        threads,
+        out,
+        dsla,
+        record,
+        args: _,
+    } = flags;
+    let lists = [("context", context), ("rate", rate), ("batch", batch), ("formats", formats)];
+    let counts = [("tokens", tokens), ("repeats", repeats), ("threads", threads)];
+    let paths = [("out", out), ("dsla", dsla)];
+    let given = (lists.iter().filter(|(_, v)| v.is_some()).map(|(name, _)| *name))
+        .chain(counts.iter().filter(|(_, v)| v.is_some()).map(|(name, _)| *name))
+        .chain(paths.iter().filter(|(_, v)| v.is_some()).map(|(name, _)| *name))
+        .chain(record.then_some("record"));
+    match given.into_iter().next() {
+        Some(name) => bail!("--{name}: got no --vs, want --vs {} or some of them", PEERS.join(",")),
+        None => Ok(()),
+    }
 }
 
 /// The items of a comma-separated list; each must be one of `known`.

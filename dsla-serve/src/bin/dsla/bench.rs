@@ -64,7 +64,7 @@ impl Bench {
             model = model.with_positions(longest)?;
         }
         if self.jobs {
-            return jobs::serve(&model, &limits(model.dtype())?.json(&model));
+            return jobs::serve(&model, &self.model.dtype, &limits(model.dtype())?.json(&model));
         }
         let plans = self.rate.iter().map(|&r| plan_at(&model, r)).collect::<Result<Vec<_>>>()?;
         let limits = limits(model.dtype())?;

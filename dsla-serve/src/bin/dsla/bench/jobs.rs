@@ -10,8 +10,8 @@ use std::io::{BufRead, Write};
 /// Sequences of the last length, kept between a job "prefill" and its "decode": one for each rate.
 type Kept = Vec<((usize, usize, usize), Run)>;
 
-/// Answer every line of stdin, to its end.
-pub fn serve(model: &Model, machine: &Value) -> Result<()> {
+/// Answer every line of stdin, to its end. `format` is what --dtype said.
+pub fn serve(model: &Model, format: &str, machine: &Value) -> Result<()> {
     let mut kept = Kept::new();
     // The first run pays for pages and packed weights.
     Run::prefill(model, &model.plan(0), 64.min(model.table().positions() - 1), 1)?.decode(model, 1)?;
@@ -20,7 +20,7 @@ pub fn serve(model: &Model, machine: &Value) -> Result<()> {
         "gemm_gflops": machine["gemm_gflops"], "read_gb_s": machine["read_gb_s"],
     }))?;
     for line in std::io::stdin().lock().lines() {
-        let answer = answer(model, &line?, &mut kept);
+        let answer = answer(model, format, &line?, &mut kept);
         say(&answer.unwrap_or_else(|e| json!({"error": format!("{e:#}").replace('\n', " ")})))?;
     }
     Ok(())
@@ -32,7 +32,7 @@ fn say(value: &Value) -> Result<()> {
     Ok(out.flush()?)
 }
 
-fn answer(model: &Model, line: &str, kept: &mut Kept) -> Result<Value> {
+fn answer(model: &Model, format: &str, line: &str, kept: &mut Kept) -> Result<Value> {
     let job: Value = serde_json::from_str(line)?;
     let number = |key: &str, default: usize| match &job[key] {
         Value::Null => Ok(default),
@@ -42,9 +42,8 @@ fn answer(model: &Model, line: &str, kept: &mut Kept) -> Result<Value> {
         },
     };
     let (context, batch, tokens) = (number("context", 512)?, number("batch", 1)?, number("tokens", 32)?);
-    let dtype = model.dtype().name();
-    if let Some(format) = job["format"].as_str().filter(|f| *f != dtype) {
-        bail!("job: format: got {format}, want {dtype}, which this process loaded");
+    if let Some(other) = job["format"].as_str().filter(|f| *f != format) {
+        bail!("job: format: got {other}, want {format}, which this process loaded");
     }
     let room = model.table().positions();
     if context + tokens > room {
