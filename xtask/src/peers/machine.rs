@@ -31,6 +31,8 @@ pub fn fingerprint(sh: &Shell, threads: usize) -> Value {
         "cores": std::thread::available_parallelism().map_or(1, |n| n.get()),
         "threads": threads,
         "simd": simd(&cpuinfo),
+        // Work of others when the run began: ratios bear some, a record should have none.
+        "load": std::fs::read_to_string("/proc/loadavg").ok().and_then(|l| l.split(' ').next()?.parse::<f64>().ok()),
         "memory_gb": kib.map(|k| (k / 1e5).round() / 10.0),
         "kernel": run("uname", &["-sr"]),
         "date": run("date", &["-u", "+%F"]),

@@ -71,6 +71,8 @@ pub fn run(steps: &Steps, flags: &crate::Bench) -> Result<()> {
     }
     let out = flags.out.clone().map_or_else(|| steps.target().join("bench"), |dir| steps.root.join(dir));
     let setup = Setup::new(steps, flags.dsla.clone(), threads, &settings)?;
+    // Now: loading the engines is work too.
+    let machine = machine::fingerprint(&steps.sh, threads);
     let mut engines = steps.step("load every engine", || setup.engines(&peers, &formats))?;
     let facts = setup.models.as_ref().ok().map(|dir| dir.join("facts.json"));
     let facts = facts.and_then(|f| serde_json::from_str(&std::fs::read_to_string(f).ok()?).ok());
@@ -78,11 +80,10 @@ pub fn run(steps: &Steps, flags: &crate::Bench) -> Result<()> {
     let rows = steps.step("measure, every engine in turn", || {
         Ok(rows::measure(&mut engines, &settings, &Facts(facts.unwrap_or(Value::Null)), limits, PAUSE))
     })?;
-    let machine = machine::fingerprint(&steps.sh, threads);
     print!("{}", table::render(&engines, &rows, limits));
     let result = result(&machine, &settings, &engines, &rows, limits);
     let title = format!(
-        "{MODEL}, {threads} threads of {}, {}",
+        "{MODEL}, {threads} threads on {}, {}",
         machine["cpu"].as_str().unwrap_or("?"),
         machine["date"].as_str().unwrap_or("?")
     );
@@ -255,10 +256,12 @@ impl Setup {
         command
     }
 
-    /// The same number of threads for everyone, whichever variable it reads.
+    /// The same number of threads for everyone, whichever variable it reads; what vLLM compiles stays with vLLM.
     fn variables(&self) -> Vec<(&'static str, String)> {
         let threads = |name| (name, self.threads.to_string());
-        vec![threads("OMP_NUM_THREADS"), threads("RAYON_NUM_THREADS"), threads("MKL_NUM_THREADS")]
+        let cache = self.installer.home.join("vllm/cache").display().to_string();
+        let vllm = ("VLLM_CACHE_ROOT", cache);
+        vec![threads("OMP_NUM_THREADS"), threads("RAYON_NUM_THREADS"), threads("MKL_NUM_THREADS"), vllm]
     }
 }
 

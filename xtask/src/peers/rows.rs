@@ -183,6 +183,7 @@ fn one(engine: &mut Engine, row: &mut Row, tokens: usize, facts: &Facts, limits:
     });
     match answer {
         Ok(answer) => {
+            eprintln!("xtask:   {}: {:.1} tokens/s", row.label(), answer["tok_s"].as_f64().unwrap_or(0.0));
             row.samples.push(answer["tok_s"].as_f64());
             let said = |key: &str, otherwise: f64| answer[key].as_f64().unwrap_or(otherwise);
             let tok_s = row.median().unwrap_or(0.0);
@@ -195,7 +196,7 @@ fn one(engine: &mut Engine, row: &mut Row, tokens: usize, facts: &Facts, limits:
             row.share = share.is_finite().then_some(100.0 * share);
         }
         Err(reason) => {
-            eprintln!("xtask: {}: {reason}", row.label());
+            eprintln!("xtask:   {}: {reason}", row.label());
             row.samples.push(None);
             row.error = Some(reason);
         }

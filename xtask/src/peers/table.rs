@@ -67,7 +67,7 @@ pub fn render(engines: &[Engine], rows: &[Row], limits: Limits) -> String {
                     (engine.facts["version"].as_str().unwrap_or("?"), &engine.facts["gemm_gflops"]);
                 let gflops = gflops
                     .as_f64()
-                    .map_or(String::new(), |g| format!(", {g:.0} GFLOP/s in its own products"));
+                    .map_or(String::new(), |g| format!(", {} GFLOP/s in its own products", speed(g)));
                 let _ = writeln!(out, "{}: {version}{gflops}", engine.label());
             }
         }
