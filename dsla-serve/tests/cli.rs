@@ -234,3 +234,37 @@ fn a_closed_pipe_is_no_panic() {
     let out = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&out.stderr), "");
 }
+
+#[test]
+fn bench_answers_jobs() {
+    use std::io::Write;
+    let args = ["bench", &fixture("tiny_tied"), "--jobs", "--context", "8", "--tokens", "2"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dsla"))
+        .args(args)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let jobs = [
+        r#"{"job":"prefill","context":8,"batch":2,"rate":0,"tokens":2,"format":"bf16"}"#,
+        r#"{"job":"decode","context":8,"batch":2,"rate":0,"tokens":2,"format":"bf16"}"#,
+        r#"{"job":"decode","context":4,"tokens":2}"#,
+        r#"{"job":"decode","context":8,"format":"q8_0"}"#,
+        r#"{"job":"prefill","context":100000}"#,
+        r#"{"job":"prefill","context":8,"tokens":2,"rate":0.5}"#,
+        r#"{"job":"nap"}"#,
+        "no json",
+    ];
+    child.stdin.take().unwrap().write_all(jobs.join("\n").as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success());
+    let text = String::from_utf8(out.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 1 + jobs.len(), "{text}");
+    assert!(lines[0]["ready"] == true && lines[0]["gemm_gflops"].as_f64().unwrap() > 0.0, "{text}");
+    for (i, line) in lines.iter().enumerate().skip(1) {
+        assert_eq!(line["tok_s"].as_f64().is_some_and(|v| v > 0.0), i <= 3, "{line}");
+        assert_eq!(line["error"].is_string(), i > 3, "{line}");
+    }
+    assert!(lines[2]["bytes_per_step"].as_f64().unwrap() > lines[2]["kv_bytes"].as_f64().unwrap());
+}

@@ -1,6 +1,7 @@
 //! All automation of the workspace: `cargo xtask --help`.
 
 mod gpu_check;
+mod peers;
 mod ptx;
 mod reference;
 mod steps;
@@ -49,8 +50,30 @@ xflags::xflags! {
             /// Distil an adapter first instead of showing what is there.
             optional --distill
         }
-        /// Run the benches; arguments go to criterion.
+        /// Run the benches; arguments go to criterion. With --vs: other engines and ours, in one run on one machine.
         cmd bench {
+            /// Peers to measure ours against: torch,llama.cpp,vllm,candle or some of them. Installs them under target/peers.
+            optional --vs list: String
+            /// Prompt lengths; 512,2048,8192 when not given.
+            optional --context list: String
+            /// Shares of layers that ours converts; 0,0.75 when not given.
+            optional --rate list: String
+            /// Sequences at once; 1 when not given.
+            optional --batch list: String
+            /// Weights: bf16,f32,q8_0,q4_0,q4_1 or some of them; all when not given.
+            optional --formats list: String
+            /// Decoded tokens per measurement; 32 when not given.
+            optional --tokens n: usize
+            /// Rounds; every engine has its turn in each; 3 when not given.
+            optional --repeats n: usize
+            /// Threads of every engine; one per core when not given.
+            optional --threads n: usize
+            /// Where peers.json and peers.svg go; target/bench when not given.
+            optional --out dir: PathBuf
+            /// A dsla binary, instead of building one.
+            optional --dsla path: PathBuf
+            /// Also keep both in benches/records, under the machine's name and the date.
+            optional --record
             /// Arguments of criterion: a filter, for example.
             repeated args: String
         }
@@ -89,7 +112,8 @@ fn run(flags: Xtask) -> anyhow::Result<()> {
         XtaskCmd::Ptx(f) => ptx::run(&run, &f),
         XtaskCmd::GpuCheck(f) => gpu_check::run(&run, f.out),
         XtaskCmd::Demo(f) => run.demo(f.distill),
-        XtaskCmd::Bench(f) => run.bench(&f.args),
+        XtaskCmd::Bench(f) if f.vs.is_some() => peers::run(&run, &f),
+        XtaskCmd::Bench(f) => peers::only_with_vs(&f).and_then(|()| run.bench(&f.args)),
         XtaskCmd::Reference(f) => reference::run(&run, &f),
     }
 }

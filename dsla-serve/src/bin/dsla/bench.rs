@@ -7,7 +7,10 @@ use clap::Args;
 use dsla_model::core::kernels::ops::linear::{self, Into, Packed};
 use dsla_model::core::kernels::{Tensor, par, simd};
 use dsla_model::{DType, Model, Plan, Sequence, Step, Want};
+use serde_json::{Value, json};
 use std::time::Instant;
+
+mod jobs;
 
 #[derive(Args)]
 pub struct Bench {
@@ -28,12 +31,26 @@ pub struct Bench {
     /// One JSON object on stdout.
     #[arg(long)]
     json: bool,
+    /// Answer jobs, for `cargo xtask bench --vs`: one JSON line on stdout for each line of stdin like
+    /// {"job":"prefill","context":512,"batch":1,"rate":0,"tokens":32,"format":"bf16"}, "prefill" or "decode"; first a
+    /// line that says "ready". --context and --tokens then only say how long the jobs will be.
+    #[arg(long, conflicts_with = "json")]
+    jobs: bool,
 }
 
 /// What this machine can do, measured here and now.
 struct Limits {
     flops: f64,
     bandwidth: f64,
+}
+
+impl Limits {
+    fn json(&self, model: &Model) -> Value {
+        json!({
+            "threads": par::threads(), "simd": format!("{:?}", simd::level()), "dtype": model.dtype().name(),
+            "gemm_gflops": self.flops / 1e9, "read_gb_s": self.bandwidth / 1e9,
+        })
+    }
 }
 
 impl Bench {
@@ -46,12 +63,11 @@ impl Bench {
         if longest > model.table().positions() {
             model = model.with_positions(longest)?;
         }
+        if self.jobs {
+            return jobs::serve(&model, &self.model.dtype, &limits(model.dtype())?.json(&model));
+        }
         let plans = self.rate.iter().map(|&r| plan_at(&model, r)).collect::<Result<Vec<_>>>()?;
         let limits = limits(model.dtype())?;
-        let machine = serde_json::json!({
-            "threads": par::threads(), "simd": format!("{:?}", simd::level()), "dtype": model.dtype().name(),
-            "gemm_gflops": limits.flops / 1e9, "read_gb_s": limits.bandwidth / 1e9,
-        });
         if !self.json {
             println!(
                 "{} threads, {:?}: {:.0} GFLOP/s in {} products, {:.1} GB/s read",
@@ -89,7 +105,7 @@ impl Bench {
             }
         }
         if self.json {
-            out::json(&serde_json::json!({"machine": machine, "rows": rows}));
+            out::json(&json!({"machine": limits.json(&model), "rows": rows}));
         }
         Ok(())
     }
@@ -101,7 +117,28 @@ impl Bench {
         context: usize,
         batch: usize,
         limits: &Limits,
-    ) -> Result<serde_json::Value> {
+    ) -> Result<Value> {
+        let mut run = Run::prefill(model, plan, context, batch)?;
+        let prefill = run.prefill_tok_s;
+        let decode = run.decode(model, self.tokens)?;
+        let (kv, state) = run.bytes();
+        Ok(json!({
+            "context": context, "batch": batch, "rate": plan.rate(), "prefill_tok_s": prefill, "decode_tok_s": decode,
+            "kv_bytes": kv, "state_bytes": state,
+            "pct_flops": 100.0 * prefill * flops_per_token(model, plan, context) / limits.flops,
+            "pct_bandwidth": 100.0 * decode / batch as f64 * run.bytes_per_step(model) / limits.bandwidth,
+        }))
+    }
+}
+
+/// Sequences of one length, filled and timed.
+struct Run {
+    seqs: Vec<Sequence>,
+    prefill_tok_s: f64,
+}
+
+impl Run {
+    fn prefill(model: &Model, plan: &Plan, context: usize, batch: usize) -> Result<Run> {
         let prompt: Vec<u32> =
             (0..context).map(|i| (100 + i * 7 % 4000) as u32 % model.config().vocab_size as u32).collect();
         let mut seqs = (0..batch).map(|_| model.new_sequence(plan)).collect::<Result<Vec<Sequence>, _>>()?;
@@ -109,26 +146,32 @@ impl Bench {
         for seq in &mut seqs {
             dsla_model::generate::prefill(model, seq, &prompt)?;
         }
-        let prefill = (context * batch) as f64 / start.elapsed().as_secs_f64();
+        Ok(Run { seqs, prefill_tok_s: (context * batch) as f64 / start.elapsed().as_secs_f64() })
+    }
+
+    /// `tokens` more for each sequence, one by one; tokens per second over all of them.
+    fn decode(&mut self, model: &Model, tokens: usize) -> Result<f64> {
         let start = Instant::now();
-        for _ in 0..self.tokens {
+        for _ in 0..tokens {
             let mut steps: Vec<Step> =
-                seqs.iter_mut().map(|seq| Step { seq, tokens: &[1], logits: Want::Last }).collect();
+                self.seqs.iter_mut().map(|seq| Step { seq, tokens: &[1], logits: Want::Last }).collect();
             model.forward(&mut steps)?;
         }
-        let decode = (self.tokens * batch) as f64 / start.elapsed().as_secs_f64();
-        let (kv, state) = (
-            seqs.iter().map(Sequence::kv_bytes).sum::<usize>(),
-            seqs.iter().map(Sequence::state_bytes).sum::<usize>(),
-        );
-        // Per step of the whole batch: weights once, caches read, states read and written.
-        let bytes = (model.bytes() + kv + 2 * state) as f64;
-        Ok(serde_json::json!({
-            "context": context, "batch": batch, "rate": plan.rate(), "prefill_tok_s": prefill, "decode_tok_s": decode,
-            "kv_bytes": kv, "state_bytes": state,
-            "pct_flops": 100.0 * prefill * flops_per_token(model, plan, context) / limits.flops,
-            "pct_bandwidth": 100.0 * decode / batch as f64 * bytes / limits.bandwidth,
-        }))
+        Ok((tokens * self.seqs.len()) as f64 / start.elapsed().as_secs_f64())
+    }
+
+    /// Bytes of the KV caches, and of the states.
+    fn bytes(&self) -> (usize, usize) {
+        (
+            self.seqs.iter().map(Sequence::kv_bytes).sum::<usize>(),
+            self.seqs.iter().map(Sequence::state_bytes).sum::<usize>(),
+        )
+    }
+
+    /// Per decode step of all sequences: weights once, caches read, states read and written.
+    fn bytes_per_step(&self, model: &Model) -> f64 {
+        let (kv, state) = self.bytes();
+        (model.bytes() + kv + 2 * state) as f64
     }
 }
 
