@@ -90,7 +90,9 @@ impl Rows<'_> {
             };
             let at = (row * groups + g) * d;
             let run = match x.slice() {
-                Slice::BF16(x) if d.is_multiple_of(WIDE) => Run::BF16(x[at..].as_ptr() as *const u16, groups * d),
+                Slice::BF16(x) if d.is_multiple_of(WIDE) => {
+                    Run::BF16(x[at..].as_ptr() as *const u16, groups * d)
+                }
                 _ => {
                     let (wide, mut plain) = (d.next_multiple_of(WIDE), vec![0.0; d]);
                     buf.clear();
@@ -109,7 +111,13 @@ impl Rows<'_> {
 }
 
 /// a[h, j] *= scale of row j, for `group` rows of a from `at` on, `lda` apart.
-pub(crate) fn scale_weights(a: &mut [f32], lda: usize, at: usize, len: usize, scales: Option<(&[f32], usize)>) {
+pub(crate) fn scale_weights(
+    a: &mut [f32],
+    lda: usize,
+    at: usize,
+    len: usize,
+    scales: Option<(&[f32], usize)>,
+) {
     if let Some((scales, step)) = scales {
         for row in a.chunks_exact_mut(lda) {
             for (a, s) in row[at..at + len].iter_mut().zip(scales.iter().step_by(step)) {

@@ -190,7 +190,11 @@ unsafe fn sums<V: Lanes, const R: usize, const P: usize, const FULL: bool>(p: Pr
                     let v = if p.into == Into::Add { V::load(out).add(acc[r][q]) } else { acc[r][q] };
                     v.store(out);
                 } else {
-                    let v = if p.into == Into::Add { V::load_masked(out, mask).add(acc[r][q]) } else { acc[r][q] };
+                    let v = if p.into == Into::Add {
+                        V::load_masked(out, mask).add(acc[r][q])
+                    } else {
+                        acc[r][q]
+                    };
                     v.store_masked(out, mask);
                 }
             }

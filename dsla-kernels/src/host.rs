@@ -175,7 +175,11 @@ mod tests {
     #[test]
     fn classes_waste_at_most_a_quarter() {
         for len in [0, 1, 63, 64, 65, 100, 1000, 4097, 1 << 20, (1 << 20) + 1] {
-            assert!(class(len) >= len && (len < 64 || class(len) * 4 <= len * 5 + 64), "{len}: {}", class(len));
+            assert!(
+                class(len) >= len && (len < 64 || class(len) * 4 <= len * 5 + 64),
+                "{len}: {}",
+                class(len)
+            );
         }
     }
 }

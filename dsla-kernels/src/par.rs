@@ -100,7 +100,11 @@ impl Team {
         // Another caller's job is on: both go on side by side.
         let Ok(_turn) = self.turn.try_lock() else { return alone() };
         // SAFETY: only the lifetime changes; nobody is inside any more when this function is left.
-        let work = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(work) };
+        let work = unsafe {
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(
+                work,
+            )
+        };
         let job = Job { work, len, next: AtomicUsize::new(0), panicked: AtomicUsize::new(0) };
         self.job.store(&raw const job as *mut Job, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::SeqCst);

@@ -149,7 +149,8 @@ pub fn exp_fall<const FMA: bool>(x: f32) -> f32 {
     const LEAST: f32 = -87.336_54;
     let c = if x < LEAST { LEAST } else { x };
     let shifted = madd::<FMA>(c, LOG2E, MAGIC);
-    let y = exp_near::<FMA>(c, shifted - MAGIC) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    let y = exp_near::<FMA>(c, shifted - MAGIC)
+        * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     if x < LEAST { 0.0 } else { y }
 }
 

@@ -49,7 +49,10 @@ fn exp_is_accurate_and_total() {
     for i in -1_740_000..=0 {
         let x = i as f32 * 5e-5;
         let (got, want) = (dsla_kernels::simd::exp_fall::<true>(x) as f64, (x as f64).exp());
-        assert!((got - want).abs() <= 3.0 * f32::EPSILON as f64 * want, "exp_fall({x}): got {got}, want {want}");
+        assert!(
+            (got - want).abs() <= 3.0 * f32::EPSILON as f64 * want,
+            "exp_fall({x}): got {got}, want {want}"
+        );
     }
     assert_eq!(dsla_kernels::simd::exp_fall::<false>(-88.0), 0.0);
     assert_eq!(dsla_kernels::simd::exp_fall::<false>(f32::NEG_INFINITY), 0.0);

@@ -32,7 +32,8 @@ fn attention_is_that_over_what_the_bytes_stand_for() {
         assert_eq!((k.len(), k.bytes()), (s, s * g * (d.next_multiple_of(32) + 4)));
         for level in levels() {
             simd::force(level);
-            let (mut got, mut want) = (Tensor::empty([t, h, d], DType::F32), Tensor::empty([t, h, d], DType::F32));
+            let (mut got, mut want) =
+                (Tensor::empty([t, h, d], DType::F32), Tensor::empty([t, h, d], DType::F32));
             forward_int8(q.view(), &k, &v, got.view_mut()).unwrap();
             forward(q.view(), k.to_tensor().view(), v.to_tensor().view(), want.view_mut()).unwrap();
             let worst = got.f32().iter().zip(want.f32()).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
@@ -66,7 +67,10 @@ fn what_does_not_fit_is_refused() {
     rows.extend(x.view()).unwrap();
     let mut out = Tensor::zeros([3, 3, 8], DType::F32);
     let q = Tensor::zeros([3, 3, 8], DType::F32);
-    assert!(matches!(forward_int8(q.view(), &rows, &rows, out.view_mut()), Err(Error::Argument { .. })), "3 of 2");
+    assert!(
+        matches!(forward_int8(q.view(), &rows, &rows, out.view_mut()), Err(Error::Argument { .. })),
+        "3 of 2"
+    );
     let other = Int8Rows::new(3, 8);
     assert!(matches!(forward_int8(x.view(), &rows, &other, out.view_mut()), Err(Error::Argument { .. })));
     assert_eq!(q.device(), Device::Cpu);

@@ -474,7 +474,9 @@ impl Model {
     /// Convert one layer of a running sequence: its KV cache becomes the two states, exactly what they would hold had
     /// the layer run as DSLA from the first token on the same inputs; the cache is freed. Already converted: nothing.
     pub fn fold(&self, seq: &mut Sequence, layer: usize) -> Result<()> {
-        let folded = |cache: &KvCache| self.dsla(layer)?.fold(cache, &self.base.table, self.dtype()).map_err(Error::from);
+        let folded = |cache: &KvCache| {
+            self.dsla(layer)?.fold(cache, &self.base.table, self.dtype()).map_err(Error::from)
+        };
         let state = match seq.layers.get(layer) {
             Some(LayerState::Softmax(cache)) => folded(cache)?,
             Some(LayerState::Int8(cache)) => folded(&cache.to_cache(self.dtype())?)?,

@@ -210,7 +210,10 @@ mod x86 {
         unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
             // SAFETY: the caller's.
             unsafe {
-                let (x, y) = (_mm256_loadu_si256(p as *const __m256i), _mm256_loadu_si256(p.add(16) as *const __m256i));
+                let (x, y) = (
+                    _mm256_loadu_si256(p as *const __m256i),
+                    _mm256_loadu_si256(p.add(16) as *const __m256i),
+                );
                 let high = _mm256_set1_epi32(0xffff_0000u32 as i32);
                 let first = |v| _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
                 let second = |v| _mm256_castsi256_ps(_mm256_and_si256(v, high));
@@ -279,7 +282,12 @@ mod x86 {
         #[inline(always)]
         unsafe fn sum4(x: [Self; 4], p: *mut f32) {
             // SAFETY: the caller's; AVX-512 DQ has the upper half as f32.
-            unsafe { sums_of(x.map(|x| _mm256_add_ps(_mm512_castps512_ps256(x.0), _mm512_extractf32x8_ps(x.0, 1))), p) }
+            unsafe {
+                sums_of(
+                    x.map(|x| _mm256_add_ps(_mm512_castps512_ps256(x.0), _mm512_extractf32x8_ps(x.0, 1))),
+                    p,
+                )
+            }
         }
         #[inline(always)]
         unsafe fn widen_int8(p: *const i8) -> Self {
