@@ -30,6 +30,7 @@ pub fn cases() -> Vec<Case> {
             cases.push(transposed(dtype, m, n, k));
         }
     }
+    cases.extend(super::quant::cases::cases());
     cases
 }
 

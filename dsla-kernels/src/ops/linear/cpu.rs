@@ -16,6 +16,9 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
     if m == 0 || n == 0 {
         return;
     }
+    if let Panels::Quant(blocks) = &w.data {
+        return super::quant::cpu::forward(x, m, blocks, n, bias, into, y);
+    }
     // An f16 weight is held in f32, which holds its products exactly: only x is left to round.
     let rounded: Vec<f32>;
     let x = match &w.data {
@@ -40,6 +43,7 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
             (Panels::F32(lines) | Panels::F16(lines), _) => f32_block(x, k, lines[p0 * k..].as_ptr() as *const f32, &sink),
             (Panels::BF16(lines), Some(t)) => bf16_block(t, lines, p0, p1, &sink),
             (Panels::BF16(_), None) => unreachable!("tiles are made for every bf16 weight"),
+            (Panels::Quant(_), _) => unreachable!("returned above"),
             (Panels::Cuda(_), _) => unreachable!("dispatched by device"),
         }
     });

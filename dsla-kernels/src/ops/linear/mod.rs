@@ -1,16 +1,19 @@
 //! Linear layers: y = x W^T (+ bias), with W packed once at load.
 //!
-//! A bf16 weight makes a bf16 product: x is rounded to bf16, products are summed in f32; so with f16.
+//! A bf16 weight makes a bf16 product: x is rounded to bf16, products are summed in f32; so with f16. A quantised weight
+//! makes an int8 product: x is quantised per row and block of 32, see [`quant`].
 
 pub mod cases;
 mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
 mod pack;
+pub mod quant;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use pack::Packed;
+pub use quant::Quant;
 
 use crate::{DType, Device, Error, Result, Tensor, View, ViewMut};
 use pack::Panels;
