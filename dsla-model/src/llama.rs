@@ -2,7 +2,7 @@
 
 use crate::adapter::Adapter;
 use crate::sequence::{LayerState, Plan, Sequence};
-use crate::weights::ModelFiles;
+use crate::weights::{ModelFiles, WeightFormat, quantised};
 use crate::{ChatTemplate, Config, Error, Result, Tokenizer, Weights};
 use dsla_core::attention::{DslaAttention, softmax_attention};
 use dsla_core::kernels::ops::{embedding, rope::Table};
@@ -26,7 +26,7 @@ pub(crate) struct Base {
     tokenizer: Option<Tokenizer>,
     chat_template: Option<ChatTemplate>,
     device: Device,
-    dtype: DType,
+    format: WeightFormat,
     embedding: Option<Tensor>,
     pub(crate) layers: Vec<Layer>,
     norm: RmsNorm,
@@ -71,18 +71,12 @@ pub struct Step<'a> {
 }
 
 impl Model {
-    /// Load from an HF directory or a `.gguf` file. dtype: f32, or bf16 (weights and KV cache; sums stay f32).
-    pub fn load(path: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Model> {
-        let device = *device;
-        let want = match (dtype, device) {
-            (DType::F32 | DType::BF16, _) | (DType::F16, Device::Cuda(_)) => None,
-            (_, Device::Cpu) => Some("f32 or bf16"),
-            _ => Some("f32, bf16 or f16"),
-        };
-        if let Some(want) = want {
-            let got = dtype.name().into();
-            return Err(Error::Argument { op: "load", arg: "dtype", got, want: want.into() });
-        }
+    /// Load from an HF directory or a `.gguf` file, with weights in `format`: `DType::F32`, `DType::BF16` (weights and KV
+    /// cache; sums stay f32), on a GPU `DType::F16`, on the host a [`Quant`](crate::Quant).
+    pub fn load(path: impl AsRef<Path>, device: &Device, format: impl Into<WeightFormat>) -> Result<Model> {
+        let (device, format) = (*device, format.into());
+        format.check(device)?;
+        let dtype = format.dtype();
         let ModelFiles { config, weights, tokenizer, chat_template } = ModelFiles::open(path.as_ref())?;
         weights.check(&expected(&config))?;
         let read = |name: &str| Ok::<_, Error>(weights.read(name)?.to_dtype(dtype)?);
@@ -113,6 +107,10 @@ impl Model {
             };
             let linear = |parts: &[&str], on: bool| -> Result<Linear> {
                 let bias = fused_bias(parts, on)?.map(|b| b.to_device(device)).transpose()?;
+                if let WeightFormat::Quantised(quant) = format {
+                    let names: Vec<_> = parts.iter().map(|p| name(&format!("{p}.weight"))).collect();
+                    return Ok(Linear::packed(quantised(&weights, &names, quant)?, bias));
+                }
                 Ok(Linear::new(&fused(parts)?.to_device(device)?, bias)?)
             };
             let norm = |part: &str| {
@@ -130,24 +128,26 @@ impl Model {
                 },
             });
         }
-        let embedding = read("model.embed_tokens.weight")?.to_device(device)?;
-        let head = if config.tie_embeddings {
-            Linear::new(&embedding, None)?
-        } else {
-            Linear::new(&read("lm_head.weight")?.to_device(device)?, None)?
+        let (tied, table) = (config.tie_embeddings, "model.embed_tokens.weight");
+        let output = if tied { table } else { "lm_head.weight" };
+        // A tied table is read out of the packed output layer: no second copy.
+        let embedding = if tied { None } else { Some(read(table)?.to_device(device)?) };
+        let head = match format {
+            WeightFormat::Quantised(quant) => {
+                Linear::packed(quantised(&weights, &[output.to_owned()], quant)?, None)
+            }
+            _ => Linear::new(&read(output)?.to_device(device)?, None)?,
         };
         let norm = RmsNorm::new(weights.read("model.norm.weight")?.to_device(device)?, config.rms_eps)?;
         let table = Table::new(&config.rope.inv_freq(config.head_dim), config.max_position, 1.0);
         let table = table.to_device(device)?;
-        // A tied table is read out of the packed output layer: no second copy.
-        let embedding = (!config.tie_embeddings).then_some(embedding);
         let base = Base {
             config,
             weights,
             tokenizer,
             chat_template,
             device,
-            dtype,
+            format,
             embedding,
             layers,
             norm,
@@ -208,9 +208,14 @@ impl Model {
         self.base.device
     }
 
-    /// Model dtype.
+    /// Model dtype: of KV caches and states, and of weights that are not quantised.
     pub fn dtype(&self) -> DType {
-        self.base.dtype
+        self.base.format.dtype()
+    }
+
+    /// What linear weights are held in.
+    pub fn format(&self) -> WeightFormat {
+        self.base.format
     }
 
     /// Rotary tables.

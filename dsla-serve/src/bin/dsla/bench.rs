@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use dsla_model::core::kernels::ops::linear::{self, Into, Packed};
 use dsla_model::core::kernels::{Tensor, par, simd};
-use dsla_model::{DType, Model, Plan, Sequence, Step, Want};
+use dsla_model::{DType, Model, Plan, Sequence, Step, Want, WeightFormat};
 use std::time::Instant;
 
 #[derive(Args)]
@@ -47,9 +47,9 @@ impl Bench {
             model = model.with_positions(longest)?;
         }
         let plans = self.rate.iter().map(|&r| plan_at(&model, r)).collect::<Result<Vec<_>>>()?;
-        let limits = limits(model.dtype())?;
+        let limits = limits(model.format())?;
         let machine = serde_json::json!({
-            "threads": par::threads(), "simd": format!("{:?}", simd::level()), "dtype": model.dtype().name(),
+            "threads": par::threads(), "simd": format!("{:?}", simd::level()), "dtype": model.format().to_string(),
             "gemm_gflops": limits.flops / 1e9, "read_gb_s": limits.bandwidth / 1e9,
         });
         if !self.json {
@@ -58,7 +58,7 @@ impl Bench {
                 par::threads(),
                 simd::level(),
                 limits.flops / 1e9,
-                model.dtype(),
+                model.format(),
                 limits.bandwidth / 1e9
             );
             println!(
@@ -148,12 +148,14 @@ fn flops_per_token(model: &Model, plan: &Plan, context: usize) -> f64 {
     linear + (c.num_layers as f64 - n) * softmax + n * dsla
 }
 
-fn limits(dtype: DType) -> Result<Limits> {
+fn limits(format: WeightFormat) -> Result<Limits> {
     let (m, n, k) = (1024, 2048, 1024);
     let x = Tensor::from_f32([m, k], (0..m * k).map(|i| (i % 7) as f32).collect());
-    let w = Packed::new(
-        Tensor::from_f32([n, k], (0..n * k).map(|i| (i % 5) as f32).collect()).to_dtype(dtype)?.view(),
-    )?;
+    let w = Tensor::from_f32([n, k], (0..n * k).map(|i| (i % 5) as f32).collect());
+    let w = match format {
+        WeightFormat::Quantised(quant) => Packed::quantised(w.view(), quant)?,
+        _ => Packed::new(w.to_dtype(format.dtype())?.view())?,
+    };
     let mut y = Tensor::empty([m, n], DType::F32);
     let mut best = f64::INFINITY;
     for _ in 0..5 {

@@ -65,7 +65,7 @@ impl Info {
                 "tied_embeddings": c.tie_embeddings,
             },
             "parameters": parameters,
-            "dtype": model.dtype().name(),
+            "dtype": model.format().to_string(),
             "sha256": model.weights().fingerprint()?,
             "bytes": {"total": model.bytes(), "attention": attention, "mlp": mlp, "embedding_and_head": model.bytes() - layers, "kv_per_token_and_layer": kv_token},
             "layers": mixers,
@@ -88,7 +88,7 @@ impl Info {
         );
         println!(
             "weights in {}: {} (attention {}, mlp {}, embedding and head {})",
-            model.dtype(),
+            model.format(),
             out::bytes(model.bytes()),
             out::bytes(attention),
             out::bytes(mlp),

@@ -25,7 +25,7 @@ fn product(p: Precision, x: &[Vec<f64>], quant: Quant, bias: bool, k: usize) -> 
     let narrow = |x: &[f64]| x.iter().map(|&v| v as f32).collect::<Vec<_>>();
     let w = naive::rounded(&narrow(&x[1]), quant);
     match p {
-        Precision::F64 => naive::forward(&x[0], &w, bias.then_some(&x[2][..]), k),
+        Precision::F64 => naive::forward(&x[0], &w, bias.then(|| &x[2][..]), k),
         _ => {
             let rows = naive::activations(&narrow(&x[0]));
             let y = naive::forward(&rows, &w, bias.then(|| narrow(&x[2])).as_deref(), k);
