@@ -3,7 +3,7 @@
 use crate::adapter::Adapter;
 use crate::sequence::{LayerState, Plan, Sequence};
 use crate::weights::{ModelFiles, WeightFormat, quantised};
-use crate::{ChatTemplate, Config, Error, Result, Tokenizer, Weights};
+use crate::{ChatTemplate, Config, Error, Quant, Result, Tokenizer, Weights};
 use dsla_core::attention::{DslaAttention, softmax_attention};
 use dsla_core::kernels::ops::{embedding, rope::Table};
 use dsla_core::{DType, Device, Heads, Linear, Mlp, Projected, RmsNorm, Tensor};
@@ -72,7 +72,7 @@ pub struct Step<'a> {
 
 impl Model {
     /// Load from an HF directory or a `.gguf` file, with weights in `format`: `DType::F32`, `DType::BF16` (weights and KV
-    /// cache; sums stay f32), on a GPU `DType::F16`, on the host a [`Quant`](crate::Quant).
+    /// cache; sums stay f32), on a GPU `DType::F16`, on the host a [`Quant`].
     pub fn load(path: impl AsRef<Path>, device: &Device, format: impl Into<WeightFormat>) -> Result<Model> {
         let (device, format) = (*device, format.into());
         format.check(device)?;
@@ -133,8 +133,8 @@ impl Model {
         // A tied table is read out of the packed output layer: no second copy.
         let embedding = if tied { None } else { Some(read(table)?.to_device(device)?) };
         let head = match format {
-            WeightFormat::Quantised(quant) => {
-                Linear::packed(quantised(&weights, &[output.to_owned()], quant)?, None)
+            WeightFormat::Quantised(_) => {
+                Linear::packed(quantised(&weights, &[output.to_owned()], Quant::Q8_0)?, None)
             }
             _ => Linear::new(&read(output)?.to_device(device)?, None)?,
         };

@@ -22,6 +22,18 @@ enum Body {
     Vnni,
 }
 
+impl Body {
+    fn offset8(self) -> i32 {
+        match self {
+            Body::Portable => Portable::OFFSET8,
+            #[cfg(target_arch = "x86_64")]
+            Body::Avx2 => super::isa::Avx2::OFFSET8,
+            #[cfg(target_arch = "x86_64")]
+            Body::Vnni => super::isa::Vnni::OFFSET8,
+        }
+    }
+}
+
 fn body() -> Body {
     #[cfg(target_arch = "x86_64")]
     {
@@ -42,12 +54,10 @@ pub(in crate::ops::linear) fn forward(
         return;
     }
     let (k, body) = (w.blocks * BLOCK, body());
-    let offset = match (w.quant, body) {
-        #[cfg(target_arch = "x86_64")]
-        (Quant::Q8_0, Body::Vnni) => super::isa::Vnni::OFFSET8,
-        (Quant::Q8_0, _) => 0,
-        (Quant::Q4_0, _) => 8,
-        (Quant::Q4_1, _) => 0,
+    let offset = match w.quant {
+        Quant::Q8_0 => body.offset8(),
+        Quant::Q4_0 => 8,
+        Quant::Q4_1 => 0,
     };
     let x = Rows::new(x, m, k, offset);
     let panels = n.div_ceil(COLS);

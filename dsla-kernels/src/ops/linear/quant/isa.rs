@@ -37,16 +37,23 @@ pub(super) trait Isa {
     unsafe fn store(y: Self::Float, p: *mut f32);
 }
 
-/// Plain Rust.
+/// Plain Rust. It does what VNNI does, weights made unsigned and all, so that the tests run that arithmetic everywhere.
 pub(super) struct Portable;
 
-fn bytes(x: i32) -> [i32; 4] {
-    x.to_le_bytes().map(|b| i32::from(b as i8))
+/// Sums plus dots of 4 unsigned with 4 signed bytes.
+#[inline(always)]
+fn dots(mut sum: [i32; 16], w: [i32; 16], x: i32) -> [i32; 16] {
+    let x = x.to_le_bytes().map(|b| i32::from(b as i8));
+    for (s, w) in sum.iter_mut().zip(w) {
+        let w = w.to_le_bytes().map(i32::from);
+        *s += w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3];
+    }
+    sum
 }
 
 impl Isa for Portable {
     const LANES: usize = 16;
-    const OFFSET8: i32 = 0;
+    const OFFSET8: i32 = 128;
     type Int = [i32; 16];
     type Float = [f32; 16];
 
@@ -74,18 +81,12 @@ impl Isa for Portable {
         (w.map(|w| w & 0x0f0f_0f0f), w.map(|w| (w >> 4) & 0x0f0f_0f0f))
     }
     #[inline(always)]
-    unsafe fn dot8(mut sum: [i32; 16], w: [i32; 16], x: [i32; 16]) -> [i32; 16] {
-        let x = bytes(x[0]);
-        for (s, w) in sum.iter_mut().zip(w) {
-            let w = bytes(w);
-            *s += w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3];
-        }
-        sum
+    unsafe fn dot8(sum: [i32; 16], w: [i32; 16], x: [i32; 16]) -> [i32; 16] {
+        dots(sum, w.map(|w| w ^ i32::from_ne_bytes([0x80; 4])), x[0])
     }
     #[inline(always)]
     unsafe fn dot4(sum: [i32; 16], w: [i32; 16], x: [i32; 16]) -> [i32; 16] {
-        // SAFETY: plain arithmetic.
-        unsafe { Self::dot8(sum, w, x) }
+        dots(sum, w, x[0])
     }
     #[inline(always)]
     unsafe fn sum4(sum: [i32; 16]) -> [i32; 16] {
