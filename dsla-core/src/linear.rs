@@ -1,10 +1,20 @@
 //! Linear layers and norms as blocks.
 
 use dsla_kernels::ops::linear::{self, Packed};
-use dsla_kernels::ops::rms_norm;
-use dsla_kernels::{DType, Result, Tensor, View, ViewMut};
+use dsla_kernels::ops::{rms_norm, swiglu};
+use dsla_kernels::{DType, Device, Result, Tensor, View, ViewMut};
 
 pub use dsla_kernels::ops::linear::Into;
+
+/// What ops hand each other in a model of this dtype. A product rounds its input to its weight's dtype, so on a GPU,
+/// which is bound by bytes, they hand it over rounded; the host's kernels round as they read. The residual stream is
+/// f32.
+pub fn activation(device: Device, dtype: DType) -> DType {
+    match device {
+        Device::Cpu => DType::F32,
+        _ => dtype,
+    }
+}
 
 /// y = x W^T + b with W [N, K] packed.
 #[derive(Debug)]
@@ -27,6 +37,22 @@ impl Linear {
     /// dx = dy W as a layer of its own: the transposed weight, without bias.
     pub fn transposed(weight: &Tensor) -> Result<Linear> {
         Ok(Linear { weight: Packed::transposed(weight.view())?, bias: None })
+    }
+
+    /// The dtype that an input is best written in: [`activation`] for its weight. f32 always fits.
+    pub fn reads(&self) -> DType {
+        activation(self.weight.device(), self.weight.dtype())
+    }
+
+    /// silu(gate) * up of a layer whose rows are a gate's and then an up's, in f32 or the weight's dtype: [M, N / 2].
+    pub fn forward_swiglu(&self, x: View, dtype: DType) -> Result<Tensor> {
+        let [m, _] = x.dims("linear", "x")?;
+        let mut y = Tensor::empty_on(x.device(), [m, self.weight.n() / 2], dtype)?;
+        match self.bias {
+            None => linear::forward_swiglu(x, &self.weight, y.view_mut())?,
+            Some(_) => swiglu::forward(self.forward(x)?.view(), y.view_mut())?,
+        }
+        Ok(y)
     }
 
     /// y = x W^T + b. x: [M, K]; the result is [M, N].
@@ -70,7 +96,12 @@ impl RmsNorm {
 
     /// x [T, C] normalised.
     pub fn forward(&self, x: View) -> Result<Tensor> {
-        let mut y = Tensor::empty_on(x.device(), x.shape(), DType::F32)?;
+        self.forward_as(x, DType::F32)
+    }
+
+    /// x [T, C] normalised, rounded to a dtype: what the next layer [`reads`](Linear::reads).
+    pub fn forward_as(&self, x: View, dtype: DType) -> Result<Tensor> {
+        let mut y = Tensor::empty_on(x.device(), x.shape(), dtype)?;
         rms_norm::forward(x, self.weight.view(), self.eps, y.view_mut())?;
         Ok(y)
     }

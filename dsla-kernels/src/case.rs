@@ -95,6 +95,9 @@ macro_rules! spec {
 pub struct Rng(u64);
 
 impl Rng {
+    /// Elements of a tensor that are drawn; a prime, so that no two rows of it are the same.
+    const PERIOD: usize = 65_537;
+
     /// A generator for this seed.
     pub fn new(seed: u64) -> Rng {
         Rng(seed)
@@ -120,10 +123,12 @@ impl Rng {
         (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
-    /// A normal tensor with deviation `scale`, rounded to `dtype`.
+    /// A normal tensor with deviation `scale`, rounded to `dtype`. It repeats after [`Rng::PERIOD`] elements: the inputs of the
+    /// benches hold 80 million, and every test that loops over the cases would wait seconds for them.
     pub fn tensor(&mut self, shape: &[usize], scale: f64, dtype: DType) -> Tensor {
-        let n = shape.iter().product();
-        let v: Vec<f32> = (0..n).map(|_| (self.normal() * scale) as f32).collect();
+        let n: usize = shape.iter().product();
+        let drawn: Vec<f32> = (0..n.min(Rng::PERIOD)).map(|_| (self.normal() * scale) as f32).collect();
+        let v: Vec<f32> = drawn.iter().copied().cycle().take(n).collect();
         match dtype {
             DType::BF16 => Tensor::from_bf16(shape, v.into_iter().map(bf16::from_f32).collect()),
             DType::F16 => Tensor::from_f16(shape, v.into_iter().map(f16::from_f32).collect()),

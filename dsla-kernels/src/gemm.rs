@@ -1,7 +1,7 @@
 //! In-cache f32 matrix products, the building block of the attention kernels and of packed f32 linear layers.
 //! One thread; callers parallelise over heads, chunks or panels.
 
-use crate::simd::{Level, level};
+use crate::simd::lanes::{Lanes, lanes};
 
 /// A strided read-only matrix: element (i, j) is `data[i * rs + j * cs]`.
 #[derive(Clone, Copy)]
@@ -26,6 +26,8 @@ pub(crate) fn transposed(data: &[f32], ld: usize) -> Mat<'_> {
 pub(crate) enum Into {
     Store,
     Add,
+    /// The sums start from it: a product in parts along k gives the bits of the whole.
+    Resume,
 }
 
 /// C [m, n] = A [m, k] B [k, n] (or += with [`Into::Add`]); B row-major with `ldb`, C row-major with `ldc`.
@@ -68,165 +70,202 @@ pub(crate) unsafe fn gemm_raw(
     c: *mut f32,
     ldc: usize,
 ) {
-    let add = into == Into::Add;
-    let ap = a.data.as_ptr();
-    let level = level();
-    let mut j = 0;
-    while j < n {
-        let wide = cfg!(target_arch = "x86_64") && level >= Level::Avx512;
-        let cols = (n - j).min(if wide { 32 } else { 16 });
-        // SAFETY: column block j..j+cols and the row blocks below stay inside m, n.
-        unsafe {
-            let bj = b.add(j / 16 * b_panel);
-            let mut i = 0;
-            while i < m {
-                let left = m - i;
-                let (ai, ci) = (ap.add(i * a.rs), c.add(i * ldc + j));
-                macro_rules! block {
-                    ($r:literal) => {{
-                        #[cfg(target_arch = "x86_64")]
-                        if wide {
-                            if cols > 16 {
-                                x86::kernel::<$r, 2>(k, cols, ai, a.rs, a.cs, bj, ldb, b_panel, ci, ldc, add);
-                            } else {
-                                x86::kernel::<$r, 1>(k, cols, ai, a.rs, a.cs, bj, ldb, b_panel, ci, ldc, add);
-                            }
-                            i += $r;
-                            continue;
-                        }
-                        #[cfg(target_arch = "x86_64")]
-                        if level >= Level::Avx2 {
-                            x86::generic_avx2::<$r>(k, cols, ai, a.rs, a.cs, bj, ldb, ci, ldc, add);
-                            i += $r;
-                            continue;
-                        }
-                        generic::<$r, false>(k, cols, ai, a.rs, a.cs, bj, ldb, ci, ldc, add);
-                        i += $r;
-                        continue;
-                    }};
-                }
-                if left >= 12 && wide {
-                    block!(12)
-                }
-                if left >= 4 {
-                    block!(4)
-                }
-                block!(1)
-            }
-        }
-        j += cols;
-    }
+    let p = Product { k, a: a.data.as_ptr(), rs: a.rs, cs: a.cs, b, ldb, b_panel, c, ldc, into };
+    // SAFETY: the caller's.
+    unsafe { blocks(p, m, n) }
 }
 
-/// R rows by up to 16 columns in plain Rust; vectorises to whatever the caller's target features are.
-#[inline(always)]
-unsafe fn generic<const R: usize, const FMA: bool>(
+/// Where the operands are; moved along by [`Product::at`].
+#[derive(Clone, Copy)]
+struct Product {
     k: usize,
-    cols: usize,
     a: *const f32,
     rs: usize,
     cs: usize,
     b: *const f32,
     ldb: usize,
+    b_panel: usize,
     c: *mut f32,
     ldc: usize,
-    add: bool,
-) {
-    let mut acc = [[0.0f32; 16]; R];
-    // SAFETY: the caller of gemm_raw vouches for every element addressed.
-    unsafe {
-        for p in 0..k {
-            let mut row = [0.0f32; 16];
-            if cols == 16 {
-                row = *(b.add(p * ldb) as *const [f32; 16]);
-            } else {
-                for l in 0..cols {
-                    row[l] = *b.add(p * ldb + l);
-                }
-            }
-            for r in 0..R {
-                let x = *a.add(r * rs + p * cs);
-                for l in 0..16 {
-                    acc[r][l] = crate::simd::madd::<FMA>(x, row[l], acc[r][l]);
-                }
-            }
-        }
-        for r in 0..R {
-            for l in 0..cols {
-                let out = c.add(r * ldc + l);
-                *out = if add { *out + acc[r][l] } else { acc[r][l] };
+    into: Into,
+}
+
+impl Product {
+    /// From row i and column j (a multiple of 16) on.
+    #[inline(always)]
+    unsafe fn at(&self, i: usize, j: usize) -> Product {
+        // SAFETY: the caller's: inside m and n.
+        unsafe {
+            Product {
+                a: self.a.add(i * self.rs),
+                b: self.b.add(j / 16 * self.b_panel),
+                c: self.c.add(i * self.ldc + j),
+                ..*self
             }
         }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    /// R rows by P groups of 16 columns, the last one masked to `cols`.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn kernel<const R: usize, const P: usize>(
-        k: usize,
-        cols: usize,
-        a: *const f32,
-        rs: usize,
-        cs: usize,
-        b: *const f32,
-        ldb: usize,
-        b_panel: usize,
-        c: *mut f32,
-        ldc: usize,
-        add: bool,
-    ) {
-        let tail = cols - (P - 1) * 16;
-        let mask: __mmask16 = ((1u32 << tail) - 1) as __mmask16;
-        let mut acc = [[_mm512_setzero_ps(); P]; R];
-        // SAFETY: the caller of gemm_raw vouches for every element addressed; the mask keeps to `cols`.
-        unsafe {
-            for p in 0..k {
-                let row = b.add(p * ldb);
-                let mut bv = [_mm512_setzero_ps(); P];
-                for q in 0..P {
-                    bv[q] = if q + 1 == P {
-                        _mm512_maskz_loadu_ps(mask, row.add(q * b_panel))
-                    } else {
-                        _mm512_loadu_ps(row.add(q * b_panel))
+lanes! {
+    /// All of C by register tiles: 12 rows by 32 columns with 32 registers, 6 by 16 with 16 registers; a single row takes
+    /// 64 columns, so that enough sums are in flight. Every sum runs over k in order, whatever the tile.
+    unsafe fn blocks<V>(p: Product, m: usize, n: usize) {
+        let mut j = 0;
+        while j < n {
+            let cols = match n - j {
+                64.. if m < 4 => 64,
+                17.. if V::WIDE => (n - j).min(32),
+                left => left.min(16),
+            };
+            let mut i = 0;
+            while i < m {
+                // SAFETY: rows i.. and columns j.. are inside m and n.
+                unsafe {
+                    let (at, left) = (p.at(i, j), m - i);
+                    i += match (cols, left) {
+                        (64, _) => tile::<V, 1, 4>(at, cols),
+                        (17.., 12..) => tile::<V, 12, 2>(at, cols),
+                        (17.., 4..) => tile::<V, 4, 2>(at, cols),
+                        (17.., _) => tile::<V, 1, 2>(at, cols),
+                        (_, 12..) if V::WIDE => tile::<V, 12, 1>(at, cols),
+                        (_, 6..) => tile::<V, 6, 1>(at, cols),
+                        (_, 4..) => tile::<V, 4, 1>(at, cols),
+                        (_, 2..) => tile::<V, 2, 1>(at, cols),
+                        _ => tile::<V, 1, 1>(at, cols),
                     };
                 }
-                for r in 0..R {
-                    let x = _mm512_set1_ps(*a.add(r * rs + p * cs));
-                    for q in 0..P {
-                        acc[r][q] = _mm512_fmadd_ps(x, bv[q], acc[r][q]);
-                    }
-                }
             }
+            j += cols;
+        }
+    }
+}
+
+/// R rows by P groups of 16 columns, the last of which may have fewer; returns R.
+#[inline(always)]
+unsafe fn tile<V: Lanes, const R: usize, const P: usize>(p: Product, cols: usize) -> usize {
+    // SAFETY: the caller's.
+    unsafe {
+        match cols == P * 16 {
+            true => sums::<V, R, P, true>(p, 16),
+            false => sums::<V, R, P, false>(p, cols - (P - 1) * 16),
+        }
+    }
+    R
+}
+
+/// The sums of a tile; without FULL, `tail` columns of the last group.
+#[inline(always)]
+unsafe fn sums<V: Lanes, const R: usize, const P: usize, const FULL: bool>(p: Product, tail: usize) {
+    // SAFETY: the caller of gemm_raw vouches for every element addressed; the mask keeps to the columns there are.
+    unsafe {
+        let mask = V::mask(tail);
+        let mut acc = [[V::splat(0.0); P]; R];
+        if p.into == Into::Resume {
             for r in 0..R {
                 for q in 0..P {
-                    let m = if q + 1 == P { mask } else { !0 };
-                    let out = c.add(r * ldc + q * 16);
-                    let v =
-                        if add { _mm512_add_ps(_mm512_maskz_loadu_ps(m, out), acc[r][q]) } else { acc[r][q] };
-                    _mm512_mask_storeu_ps(out, m, v);
+                    let out = p.c.add(r * p.ldc + q * 16);
+                    acc[r][q] = if FULL || q + 1 < P { V::load(out) } else { V::load_masked(out, mask) };
+                }
+            }
+        }
+        for t in 0..p.k {
+            let row = p.b.add(t * p.ldb);
+            let mut b = [V::splat(0.0); P];
+            for q in 0..P {
+                let at = row.add(q * p.b_panel);
+                b[q] = if FULL || q + 1 < P { V::load(at) } else { V::load_masked(at, mask) };
+            }
+            let a = p.a.add(t * p.cs);
+            for r in 0..R {
+                let x = V::splat(*a.add(r * p.rs));
+                for q in 0..P {
+                    acc[r][q] = acc[r][q].fma(x, b[q]);
+                }
+            }
+        }
+        for r in 0..R {
+            for q in 0..P {
+                let out = p.c.add(r * p.ldc + q * 16);
+                if FULL || q + 1 < P {
+                    let v = if p.into == Into::Add { V::load(out).add(acc[r][q]) } else { acc[r][q] };
+                    v.store(out);
+                } else {
+                    let v = if p.into == Into::Add { V::load_masked(out, mask).add(acc[r][q]) } else { acc[r][q] };
+                    v.store_masked(out, mask);
                 }
             }
         }
     }
+}
 
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn generic_avx2<const R: usize>(
-        k: usize,
-        cols: usize,
-        a: *const f32,
-        rs: usize,
-        cs: usize,
-        b: *const f32,
-        ldb: usize,
-        c: *mut f32,
-        ldc: usize,
-        add: bool,
-    ) {
-        // SAFETY: as for `generic`.
-        unsafe { super::generic::<R, true>(k, cols, a, rs, cs, b, ldb, c, ldc, add) }
+/// C [m, n] = A [m, 2 k] B (or added to), with pairs of bf16 along the sum: A row by row, `lda` elements apart, aligned to
+/// four bytes; B [k][16][2] in groups of 16 columns, `ldb` elements from pair to pair and `panel` from group to group; n a
+/// multiple of 16.
+#[derive(Clone, Copy)]
+pub(crate) struct Pairs {
+    pub k: usize,
+    pub a: *const u16,
+    pub lda: usize,
+    pub b: *const u16,
+    pub ldb: usize,
+    pub panel: usize,
+    pub c: *mut f32,
+    pub ldc: usize,
+    pub add: bool,
+}
+
+lanes! {
+    /// All of C, by the tiles of [`gemm_raw`].
+    pub(crate) unsafe fn gemm_pairs<V>(p: Pairs, m: usize, n: usize) {
+        let mut j = 0;
+        while j < n {
+            let wide = if V::WIDE && j + 32 <= n { 2 } else { 1 };
+            let mut i = 0;
+            while i < m {
+                // SAFETY: rows i.. and columns j.. are inside m and n.
+                unsafe {
+                    let at = Pairs {
+                        a: p.a.add(i * p.lda),
+                        b: p.b.add(j / 16 * p.panel),
+                        c: p.c.add(i * p.ldc + j),
+                        ..p
+                    };
+                    i += match (wide, m - i) {
+                        (2, 12..) => pair_tile::<V, 12, 2>(at),
+                        (2, 4..) => pair_tile::<V, 4, 2>(at),
+                        (2, _) => pair_tile::<V, 1, 2>(at),
+                        (_, 12..) if V::WIDE => pair_tile::<V, 12, 1>(at),
+                        (_, 4..) => pair_tile::<V, 4, 1>(at),
+                        _ => pair_tile::<V, 1, 1>(at),
+                    };
+                }
+            }
+            j += 16 * wide;
+        }
     }
+}
+
+/// R rows by P groups; returns R.
+#[inline(always)]
+unsafe fn pair_tile<V: Lanes, const R: usize, const P: usize>(p: Pairs) -> usize {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut acc = [[V::splat(0.0); P]; R];
+        for t in 0..p.k {
+            for r in 0..R {
+                let a = *(p.a.add(r * p.lda + 2 * t) as *const u32);
+                for q in 0..P {
+                    acc[r][q] = acc[r][q].dot_pairs(a, p.b.add(t * p.ldb + q * p.panel));
+                }
+            }
+        }
+        for r in 0..R {
+            for q in 0..P {
+                let out = p.c.add(r * p.ldc + 16 * q);
+                let v = if p.add { V::load(out).add(acc[r][q]) } else { acc[r][q] };
+                v.store(out);
+            }
+        }
+    }
+    R
 }

@@ -3,12 +3,14 @@
 //! side by side.
 #![warn(missing_docs)]
 
+pub(crate) mod cache;
 pub mod case;
 pub mod cuda;
 mod device;
 mod dtype;
 mod error;
 pub(crate) mod gemm;
+pub(crate) mod host;
 pub mod ops;
 pub mod par;
 pub mod real;

@@ -1,54 +1,170 @@
-//! Deterministic work split over our own pool: never the global one, and no result depends on the thread count.
+//! Deterministic work split over our own team of threads: never a global pool, and no result depends on the thread count.
+//!
+//! A decode step is hundreds of operations of some ten microseconds each, less than it takes to wake a sleeping thread. So
+//! the team stays awake for a moment after every operation and looks for the next one; then its threads go back to the
+//! pool, which sleeps. The caller works too, and waits only for threads that took part.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
-static POOL: OnceLock<rayon::ThreadPool> = OnceLock::new();
+static TEAM: OnceLock<Team> = OnceLock::new();
 
-/// Ask for `n` threads (0: one per core). Only the first use of the pool takes it into account; returns whether it will.
+/// How long a thread looks for work before it sleeps: longer than what lies between two operations of a step.
+const AWAKE: Duration = Duration::from_micros(200);
+
+/// Ask for `n` threads (0: one per core). Only the first use of the team takes it into account; returns whether it will.
 pub fn set_threads(n: usize) -> bool {
     THREADS.store(n, Ordering::Relaxed);
-    POOL.get().is_none()
+    TEAM.get().is_none()
 }
 
-/// Threads in the pool.
+/// Threads in the team, the caller's among them.
 pub fn threads() -> usize {
-    pool().current_num_threads()
+    team().threads
 }
 
-fn pool() -> &'static rayon::ThreadPool {
-    POOL.get_or_init(|| {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(THREADS.load(Ordering::Relaxed))
-            .thread_name(|i| format!("dsla-{i}"))
-            .build()
-            .expect("the operating system starts no threads")
+fn team() -> &'static Team {
+    TEAM.get_or_init(|| {
+        let threads = match THREADS.load(Ordering::Relaxed) {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let pool = (threads > 1).then(|| {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads - 1)
+                .thread_name(|i| format!("dsla-{i}"))
+                .build()
+                .expect("the operating system starts no threads")
+        });
+        Team {
+            threads,
+            pool,
+            turn: Mutex::new(()),
+            epoch: AtomicUsize::new(0),
+            job: AtomicPtr::new(std::ptr::null_mut()),
+            inside: AtomicUsize::new(0),
+            awake: AtomicUsize::new(0),
+        }
     })
 }
 
-/// Run `f(0..n)`, each index once, on the pool. Each index must write only its own outputs.
-pub fn for_each(n: usize, f: impl Fn(usize) + Sync) {
-    if n <= 1 || pool().current_num_threads() == 1 {
-        (0..n).for_each(f);
-        return;
-    }
-    let (next, f) = (&AtomicUsize::new(0), &f);
-    pool().scope(|s| {
-        for _ in 0..pool().current_num_threads().min(n) {
-            s.spawn(move |_| {
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= n {
-                        break;
-                    }
-                    f(i);
-                }
-            });
+struct Team {
+    threads: usize,
+    pool: Option<rayon::ThreadPool>,
+    /// Held by the caller whose job is on.
+    turn: Mutex<()>,
+    /// Odd while a job is open to join.
+    epoch: AtomicUsize,
+    job: AtomicPtr<Job>,
+    /// Threads that may be reading `job`.
+    inside: AtomicUsize,
+    /// Pool threads in [`Team::serve`].
+    awake: AtomicUsize,
+}
+
+/// What is being done, on the stack of the caller.
+struct Job {
+    work: *const (dyn Fn(usize) + Sync),
+    len: usize,
+    next: AtomicUsize,
+    panicked: AtomicUsize,
+}
+
+impl Job {
+    /// Take indices until there are none.
+    fn work(&self) {
+        // SAFETY: the caller of `Team::run` keeps the closure until nobody is inside.
+        let work = unsafe { &*self.work };
+        loop {
+            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            if i >= self.len {
+                return;
+            }
+            work(i);
         }
-    });
+    }
+}
+
+thread_local! {
+    /// Whether this thread is in a job: what it calls then runs on it alone.
+    static BUSY: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Team {
+    fn run(&'static self, len: usize, work: &(dyn Fn(usize) + Sync)) {
+        let alone = || (0..len).for_each(work);
+        let (Some(pool), false) = (&self.pool, len <= 1 || BUSY.get()) else { return alone() };
+        // Another caller's job is on: both go on side by side.
+        let Ok(_turn) = self.turn.try_lock() else { return alone() };
+        // SAFETY: only the lifetime changes; nobody is inside any more when this function is left.
+        let work = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(work) };
+        let job = Job { work, len, next: AtomicUsize::new(0), panicked: AtomicUsize::new(0) };
+        self.job.store(&raw const job as *mut Job, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        for _ in self.awake.load(Ordering::SeqCst)..self.threads - 1 {
+            self.awake.fetch_add(1, Ordering::SeqCst);
+            pool.spawn(move || self.serve());
+        }
+        let done = self.enter(&job);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let mut spins = 0u32;
+        while self.inside.load(Ordering::SeqCst) > 0 {
+            std::hint::spin_loop();
+            spins += 1;
+            // A machine with fewer cores than threads: let the one we wait for run.
+            if spins.is_multiple_of(1 << 14) {
+                std::thread::yield_now();
+            }
+        }
+        if let Err(panic) = done {
+            std::panic::resume_unwind(panic);
+        }
+        assert!(job.panicked.load(Ordering::Relaxed) == 0, "a task panicked on another thread");
+    }
+
+    fn enter(&self, job: &Job) -> std::thread::Result<()> {
+        BUSY.set(true);
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.work()));
+        BUSY.set(false);
+        done
+    }
+
+    /// A pool thread's watch: join every job, leave when none has come for a while.
+    fn serve(&self) {
+        let (mut seen, mut since, mut spins) = (0, Instant::now(), 0u32);
+        loop {
+            let epoch = self.epoch.load(Ordering::SeqCst);
+            if epoch % 2 == 1 && epoch != seen {
+                seen = epoch;
+                self.inside.fetch_add(1, Ordering::SeqCst);
+                // The caller closes the job and then looks who is inside; we say that we are, and then look whether it is closed.
+                if self.epoch.load(Ordering::SeqCst) == epoch {
+                    // SAFETY: the job is open and we are counted: its owner waits for us.
+                    let job = unsafe { &*self.job.load(Ordering::Relaxed) };
+                    if self.enter(job).is_err() {
+                        job.panicked.store(1, Ordering::Relaxed);
+                    }
+                }
+                self.inside.fetch_sub(1, Ordering::SeqCst);
+                since = Instant::now();
+            }
+            std::hint::spin_loop();
+            spins = spins.wrapping_add(1);
+            if spins.is_multiple_of(64) && since.elapsed() > AWAKE {
+                self.awake.fetch_sub(1, Ordering::SeqCst);
+                return;
+            }
+        }
+    }
+}
+
+/// Run `f(0..n)`, each index once, on the team. Each index must write only its own outputs. Called from within itself, or
+/// while another thread has the team, it runs on the caller alone.
+pub fn for_each(n: usize, f: impl Fn(usize) + Sync) {
+    team().run(n, &f);
 }
 
 /// Split `data` into pieces of `chunk` elements and run `f(index, piece)` on each.

@@ -1,5 +1,7 @@
 //! Which instruction set runs: found once, forced by tests, never by compile-time flags.
 
+pub(crate) mod lanes;
+
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Instruction sets a CPU body may be written for, weakest first: a level implies those before it.
@@ -48,6 +50,18 @@ pub fn force(level: Level) -> Level {
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn vnni() -> bool {
     level() >= Level::Avx512 && std::arch::is_x86_feature_detected!("avx512vnni")
+}
+
+static PAIRS: AtomicU8 = AtomicU8::new(0);
+
+/// Whether attention multiplies bf16 as such: where the machine does, or where a test asks for it.
+pub fn pairs() -> bool {
+    level() >= Level::Avx512Bf16 || PAIRS.load(Ordering::Relaxed) == 1
+}
+
+/// Tests: take the path that multiplies bf16 also where that is emulated.
+pub fn force_pairs(on: bool) {
+    PAIRS.store(on as u8, Ordering::Relaxed);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -136,24 +150,41 @@ pub fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// e^x to about 2 ulp, branch-free so that loops over it vectorise. 0 below -87.3, +inf above 88.7.
+/// e^x for x <= 0 (a softmax, a decay) to about 2 ulp, branch-free: half the work of [`exp`]. 0 below -87.3; NaN stays NaN.
 #[inline(always)]
-pub fn exp<const FMA: bool>(x: f32) -> f32 {
-    const LOG2E: f32 = std::f32::consts::LOG2_E;
+pub fn exp_fall<const FMA: bool>(x: f32) -> f32 {
+    const LEAST: f32 = -87.336_54;
+    let c = if x < LEAST { LEAST } else { x };
+    let shifted = madd::<FMA>(c, LOG2E, MAGIC);
+    let y = exp_near::<FMA>(c, shifted - MAGIC) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < LEAST { 0.0 } else { y }
+}
+
+const LOG2E: f32 = std::f32::consts::LOG2_E;
+/// 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits.
+const MAGIC: f32 = 12_582_912.0;
+
+/// e^(x - n ln 2), for n next to x / ln 2.
+#[inline(always)]
+fn exp_near<const FMA: bool>(x: f32, n: f32) -> f32 {
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
-    let c = x.clamp(-87.336_54, 88.722_83);
-    let shifted = madd::<FMA>(c, LOG2E, MAGIC);
-    let n = shifted - MAGIC;
-    let r = madd::<FMA>(n, -LN2_LO, madd::<FMA>(n, -LN2_HI, c));
+    let r = madd::<FMA>(n, -LN2_LO, madd::<FMA>(n, -LN2_HI, x));
     let mut p = 1.987_569_1e-4f32;
     p = madd::<FMA>(p, r, 1.398_2e-3);
     p = madd::<FMA>(p, r, 8.333_452e-3);
     p = madd::<FMA>(p, r, 4.166_579_6e-2);
     p = madd::<FMA>(p, r, 1.666_666_5e-1);
     p = madd::<FMA>(p, r, 5e-1);
-    let y = madd::<FMA>(p, r * r, r + 1.0);
+    madd::<FMA>(p, r * r, r + 1.0)
+}
+
+/// e^x to about 2 ulp, branch-free so that loops over it vectorise. 0 below -87.3, +inf above 88.7.
+#[inline(always)]
+pub fn exp<const FMA: bool>(x: f32) -> f32 {
+    let c = x.clamp(-87.336_54, 88.722_83);
+    let shifted = madd::<FMA>(c, LOG2E, MAGIC);
+    let y = exp_near::<FMA>(c, shifted - MAGIC);
     // 2^n in two halves, so that n = 128 neither overflows early nor loses the last binade.
     let i = shifted.to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
     let h = i >> 1;

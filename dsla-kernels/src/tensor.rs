@@ -1,6 +1,8 @@
 //! Contiguous tensors: what an op writes into and a model keeps.
 
 use crate::cuda::Buffer;
+use crate::host::{Element, Host};
+use crate::vec::narrow;
 use crate::view::{Place, PlaceMut};
 use crate::{DType, Device, Result, Shape, Slice, SliceMut, View, ViewMut};
 use half::{bf16, f16};
@@ -9,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The elements of a tensor.
 #[derive(Clone, Debug)]
 pub(crate) enum Data {
-    F32(Vec<f32>),
-    BF16(Vec<bf16>),
-    F16(Vec<f16>),
-    U32(Vec<u32>),
+    F32(Host<f32>),
+    BF16(Host<bf16>),
+    F16(Host<f16>),
+    U32(Host<u32>),
     Cuda(Buffer),
 }
 
@@ -30,17 +32,23 @@ pub fn poison_empty(on: bool) {
     POISON.store(on, Ordering::Relaxed);
 }
 
+fn empty<T: Element>(n: usize, poison: T) -> Host<T> {
+    match POISON.load(Ordering::Relaxed) {
+        true => Host::filled(poison, n),
+        false => Host::scratch(n),
+    }
+}
+
 impl Tensor {
     /// Host memory to be written by an op before anyone reads it.
     pub fn empty(shape: impl Into<Shape>, dtype: DType) -> Tensor {
         let shape = shape.into();
         let n = shape.len();
-        let poison = POISON.load(Ordering::Relaxed);
         let data = match dtype {
-            DType::F32 => Data::F32(vec![if poison { f32::NAN } else { 0.0 }; n]),
-            DType::BF16 => Data::BF16(vec![if poison { bf16::NAN } else { bf16::ZERO }; n]),
-            DType::F16 => Data::F16(vec![if poison { f16::NAN } else { f16::ZERO }; n]),
-            DType::U32 => Data::U32(vec![if poison { u32::MAX } else { 0 }; n]),
+            DType::F32 => Data::F32(empty(n, f32::NAN)),
+            DType::BF16 => Data::BF16(empty(n, bf16::NAN)),
+            DType::F16 => Data::F16(empty(n, f16::NAN)),
+            DType::U32 => Data::U32(empty(n, u32::MAX)),
         };
         Tensor { shape, data }
     }
@@ -61,10 +69,10 @@ impl Tensor {
         let shape = shape.into();
         let n = shape.len();
         let data = match dtype {
-            DType::F32 => Data::F32(vec![0.0; n]),
-            DType::BF16 => Data::BF16(vec![bf16::ZERO; n]),
-            DType::F16 => Data::F16(vec![f16::ZERO; n]),
-            DType::U32 => Data::U32(vec![0; n]),
+            DType::F32 => Data::F32(Host::zeros(n)),
+            DType::BF16 => Data::BF16(Host::zeros(n)),
+            DType::F16 => Data::F16(Host::zeros(n)),
+            DType::U32 => Data::U32(Host::zeros(n)),
         };
         Tensor { shape, data }
     }
@@ -86,22 +94,22 @@ impl Tensor {
 
     /// An f32 tensor from its elements. Panics when the length does not fit the shape.
     pub fn from_f32(shape: impl Into<Shape>, data: Vec<f32>) -> Tensor {
-        Tensor::host(shape.into(), data.len(), Data::F32(data))
+        Tensor::host(shape.into(), data.len(), Data::F32(data.into()))
     }
 
     /// A bf16 tensor from its elements. Panics when the length does not fit the shape.
     pub fn from_bf16(shape: impl Into<Shape>, data: Vec<bf16>) -> Tensor {
-        Tensor::host(shape.into(), data.len(), Data::BF16(data))
+        Tensor::host(shape.into(), data.len(), Data::BF16(data.into()))
     }
 
     /// An f16 tensor from its elements. Panics when the length does not fit the shape.
     pub fn from_f16(shape: impl Into<Shape>, data: Vec<f16>) -> Tensor {
-        Tensor::host(shape.into(), data.len(), Data::F16(data))
+        Tensor::host(shape.into(), data.len(), Data::F16(data.into()))
     }
 
     /// Token ids. Panics when the length does not fit the shape.
     pub fn from_u32(shape: impl Into<Shape>, data: Vec<u32>) -> Tensor {
-        Tensor::host(shape.into(), data.len(), Data::U32(data))
+        Tensor::host(shape.into(), data.len(), Data::U32(data.into()))
     }
 
     fn host(shape: Shape, len: usize, data: Data) -> Tensor {
@@ -168,6 +176,11 @@ impl Tensor {
             (DType::U32, _) | (_, DType::U32) => self.clone(),
             (to, from) if to == from => self.clone(),
             (DType::F32, _) => Tensor::from_f32(self.shape, self.to_vec_f32()),
+            (DType::BF16, DType::F32) => {
+                let mut y = Host::scratch(self.len());
+                narrow(self.f32(), &mut y);
+                Tensor { shape: self.shape, data: Data::BF16(y) }
+            }
             (DType::BF16, _) => {
                 Tensor::from_bf16(self.shape, self.to_vec_f32().iter().map(|&x| bf16::from_f32(x)).collect())
             }
@@ -343,11 +356,15 @@ impl Tensor {
             return crate::ops::copy::cast(rows, self.view_mut().rows(new - more, new).reshape(rows.shape));
         }
         match (&mut self.data, rows.slice()) {
-            (Data::F32(a), Slice::F32(b)) => a.extend_from_slice(b),
-            (Data::BF16(a), Slice::BF16(b)) => a.extend_from_slice(b),
-            (Data::F16(a), Slice::F16(b)) => a.extend_from_slice(b),
-            (Data::U32(a), Slice::U32(b)) => a.extend_from_slice(b),
-            (Data::BF16(a), Slice::F32(b)) => a.extend(b.iter().map(|&x| bf16::from_f32(x))),
+            (Data::F32(a), Slice::F32(b)) => a.extend(b.iter().copied()),
+            (Data::BF16(a), Slice::BF16(b)) => a.extend(b.iter().copied()),
+            (Data::F16(a), Slice::F16(b)) => a.extend(b.iter().copied()),
+            (Data::U32(a), Slice::U32(b)) => a.extend(b.iter().copied()),
+            (Data::BF16(a), Slice::F32(b)) => {
+                let mut narrowed = Host::scratch(b.len());
+                narrow(b, &mut narrowed);
+                a.extend(narrowed.iter().copied());
+            }
             (Data::F16(a), Slice::F32(b)) => a.extend(b.iter().map(|&x| f16::from_f32(x))),
             (Data::F32(a), Slice::BF16(b)) => a.extend(b.iter().map(|x| x.to_f32())),
             (Data::F32(a), Slice::F16(b)) => a.extend(b.iter().map(|x| x.to_f32())),
@@ -364,10 +381,10 @@ impl Tensor {
         let row = self.row();
         let len = self.shape.len();
         match &mut self.data {
-            Data::F32(a) => drop(a.drain(..n * row)),
-            Data::BF16(a) => drop(a.drain(..n * row)),
-            Data::F16(a) => drop(a.drain(..n * row)),
-            Data::U32(a) => drop(a.drain(..n * row)),
+            Data::F32(a) => a.drop_front(n * row),
+            Data::BF16(a) => a.drop_front(n * row),
+            Data::F16(a) => a.drop_front(n * row),
+            Data::U32(a) => a.drop_front(n * row),
             Data::Cuda(b) => b.drop_front(n * row, len)?,
         }
         self.shape.dims[0] -= n;
@@ -381,10 +398,10 @@ impl View<'_> {
     /// Errors: no memory left there.
     pub fn to_tensor(&self) -> Result<Tensor> {
         let data = match self.place {
-            Place::Host(Slice::F32(v)) => Data::F32(v.to_vec()),
-            Place::Host(Slice::BF16(v)) => Data::BF16(v.to_vec()),
-            Place::Host(Slice::F16(v)) => Data::F16(v.to_vec()),
-            Place::Host(Slice::U32(v)) => Data::U32(v.to_vec()),
+            Place::Host(Slice::F32(v)) => Data::F32(v.to_vec().into()),
+            Place::Host(Slice::BF16(v)) => Data::BF16(v.to_vec().into()),
+            Place::Host(Slice::F16(v)) => Data::F16(v.to_vec().into()),
+            Place::Host(Slice::U32(v)) => Data::U32(v.to_vec().into()),
             Place::Cuda(p) => Data::Cuda(Buffer::copy_of(p, self.shape.len())?),
         };
         Ok(Tensor { shape: self.shape, data })

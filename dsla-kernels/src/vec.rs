@@ -1,7 +1,8 @@
 //! Small vector helpers that attention kernels share; each is compiled for every level.
 
 use crate::multiversion;
-use crate::simd::{exp, madd};
+use crate::simd::lanes::tree;
+use crate::simd::{exp_fall, madd};
 use crate::{DType, Slice, View, bf16};
 
 multiversion! {
@@ -24,7 +25,7 @@ pub(crate) fn dot_lanes<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
             lanes[l] = madd::<FMA>(x[l], y[l], lanes[l]);
         }
     }
-    lanes.iter().sum::<f32>() + tail
+    tree(lanes) + tail
 }
 
 multiversion! {
@@ -51,22 +52,22 @@ multiversion! {
 }
 
 multiversion! {
-    /// x <- e^(x - m); returns the sum.
+    /// x <- e^(x - m) for m no less than any x; returns the sum.
     pub(crate) fn exp_sub_sum<const FMA: bool>(x: &mut [f32], m: f32) -> f32 {
         let mut lanes = [0.0f32; 16];
         let mut chunks = x.chunks_exact_mut(16);
         for c in &mut chunks {
             for l in 0..16 {
-                c[l] = exp::<FMA>(c[l] - m);
+                c[l] = exp_fall::<FMA>(c[l] - m);
                 lanes[l] += c[l];
             }
         }
         let mut tail = 0.0;
         for v in chunks.into_remainder() {
-            *v = exp::<FMA>(*v - m);
+            *v = exp_fall::<FMA>(*v - m);
             tail += *v;
         }
-        lanes.iter().sum::<f32>() + tail
+        tree(lanes) + tail
     }
 }
 
@@ -81,26 +82,13 @@ multiversion! {
 }
 
 multiversion! {
-    /// Scores of a few queries [m, d] against keys [n, d]: out[i * ld + j] = scale q_i . k_j.
-    pub(crate) fn scores<const FMA: bool>(q: &[f32], k: &[f32], d: usize, scale: f32, out: &mut [f32], ld: usize) {
-        for (j, k) in k.chunks_exact(d).enumerate() {
-            for (i, q) in q.chunks_exact(d).enumerate() {
-                out[i * ld + j] = dot_lanes::<FMA>(q, k) * scale;
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// out_i (rows of `ld` elements) += sum_j a[i * lda + j] v_j for values [n, d].
-    pub(crate) fn weighted<const FMA: bool>(a: &[f32], lda: usize, v: &[f32], d: usize, out: &mut [f32], ld: usize) {
-        for (j, v) in v.chunks_exact(d).enumerate() {
-            for (i, out) in out.chunks_mut(ld).enumerate() {
-                let w = a[i * lda + j];
-                for (o, v) in out[..d].iter_mut().zip(v) {
-                    *o = madd::<FMA>(w, *v, *o);
-                }
-            }
+    /// f32 to the nearest bf16, ties to even; NaN stays NaN. As `bf16::from_f32`, but it vectorises.
+    pub(crate) fn narrow<const FMA: bool>(x: &[f32], out: &mut [bf16]) {
+        let _ = FMA;
+        for (o, &v) in out.iter_mut().zip(x) {
+            let b = v.to_bits();
+            let r = (b.wrapping_add(0x7fff + ((b >> 16) & 1)) >> 16) as u16;
+            *o = bf16::from_bits(if v.is_nan() { (b >> 16) as u16 | 0x40 } else { r });
         }
     }
 }

@@ -202,6 +202,14 @@ pub struct ViewMut<'a> {
 }
 
 impl<'a> ViewMut<'a> {
+    /// The elements on the host: the caller has matched on the device.
+    pub(crate) fn into_host(self) -> SliceMut<'a> {
+        match self.place {
+            PlaceMut::Host(s) => s,
+            PlaceMut::Cuda(_) => unreachable!("dispatch on the device comes first"),
+        }
+    }
+
     /// A view of f32 elements. Panics when the length does not fit the shape.
     pub fn from_f32(shape: impl Into<Shape>, data: &'a mut [f32]) -> ViewMut<'a> {
         let shape = shape.into();

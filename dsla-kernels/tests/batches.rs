@@ -39,3 +39,36 @@ fn a_row_does_not_depend_on_its_batch() {
         }
     }
 }
+
+#[test]
+fn sixteen_bits_in_and_out_are_the_rounding_of_f32() {
+    let _lock = serial();
+    let _driver = Driver::install(&Options::default());
+    let device = Device::Cuda(0);
+    let mut rng = Rng::new(6);
+    // Rows that kernels read as they are, and rows that are padded first.
+    for (n, k) in [(66, 64), (50, 37)] {
+        let x = rng.tensor(&[70, k], 1.0, DType::F32).to_device(device).unwrap();
+        for dtype in [DType::BF16, DType::F16] {
+            let w = rng.tensor(&[n, k], 0.3, dtype).to_device(device).unwrap();
+            let w = Packed::new(w.view()).unwrap();
+            let narrow = x.to_dtype(dtype).unwrap();
+            for rows in [1, 7, 70] {
+                let run = |x: &Tensor| {
+                    let mut y = Tensor::empty_on(device, [rows, n], DType::F32).unwrap();
+                    linear::forward(x.rows(0, rows), &w, None, Into::Store, y.view_mut()).unwrap();
+                    y.to_device(Device::Cpu).unwrap().f32().to_vec()
+                };
+                assert_eq!(run(&x), run(&narrow), "{dtype}: {rows} rows of {k}");
+                let swiglu = |x: &Tensor, to| {
+                    let mut y = Tensor::empty_on(device, [rows, n / 2], to).unwrap();
+                    linear::forward_swiglu(x.rows(0, rows), &w, y.view_mut()).unwrap();
+                    y.to_device(Device::Cpu).unwrap()
+                };
+                let wide = swiglu(&x, DType::F32).to_dtype(dtype).unwrap();
+                let got = swiglu(&narrow, dtype);
+                assert_eq!(wide.to_vec_f32(), got.to_vec_f32(), "{dtype}: SwiGLU, {rows} rows of {k}");
+            }
+        }
+    }
+}

@@ -21,6 +21,24 @@ fn every_op_at_every_level() {
     assert!(run > 0);
 }
 
+/// The attention of machines that multiply bf16, with those products emulated: elsewhere nothing would run it.
+#[test]
+fn attention_over_pairs_of_bf16() {
+    let _lock = serial();
+    dsla_kernels::simd::force_pairs(true);
+    let mut run = 0;
+    for level in levels() {
+        for (op, cases) in dsla_kernels::ops::all().into_iter().filter(|(op, _)| *op == "softmax_attention") {
+            for case in cases.iter().filter(|c| !c.bench && c.id.contains("bf16")) {
+                check(op, case, level);
+                run += 1;
+            }
+        }
+    }
+    dsla_kernels::simd::force_pairs(false);
+    assert!(run > 0);
+}
+
 #[test]
 fn exp_is_accurate_and_total() {
     for i in -1_740_000..1_760_000 {
@@ -28,6 +46,14 @@ fn exp_is_accurate_and_total() {
         let (got, want) = (dsla_kernels::simd::exp::<true>(x) as f64, (x as f64).exp());
         assert!((got - want).abs() <= 3.0 * f32::EPSILON as f64 * want, "exp({x}): got {got}, want {want}");
     }
+    for i in -1_740_000..=0 {
+        let x = i as f32 * 5e-5;
+        let (got, want) = (dsla_kernels::simd::exp_fall::<true>(x) as f64, (x as f64).exp());
+        assert!((got - want).abs() <= 3.0 * f32::EPSILON as f64 * want, "exp_fall({x}): got {got}, want {want}");
+    }
+    assert_eq!(dsla_kernels::simd::exp_fall::<false>(-88.0), 0.0);
+    assert_eq!(dsla_kernels::simd::exp_fall::<false>(f32::NEG_INFINITY), 0.0);
+    assert!(dsla_kernels::simd::exp_fall::<false>(f32::NAN).is_nan());
     assert_eq!(dsla_kernels::simd::exp::<false>(-200.0), 0.0);
     assert_eq!(dsla_kernels::simd::exp::<false>(f32::NEG_INFINITY), 0.0);
     assert_eq!(dsla_kernels::simd::exp::<false>(100.0), f32::INFINITY);

@@ -211,7 +211,7 @@ impl GraphDecoder {
         };
         let mut x = self.model.embed_on_device(input(0))?;
         for (l, (layer, pool)) in base.layers.iter().zip(&mut self.pools).enumerate() {
-            let h = layer.attn_norm.forward(x.view())?;
+            let h = layer.attn_norm.forward_as(x.view(), layer.qkv.reads())?;
             let qkv = layer.qkv.forward(h.view())?;
             let x_in = Projected::split(qkv.view(), heads, None)?;
             let out = match pool {
@@ -220,7 +220,7 @@ impl GraphDecoder {
             };
             let mixed = out.view().reshape([b, heads.heads * heads.head_dim]);
             layer.o.forward_into(mixed, Into::Add, x.view_mut())?;
-            let h = layer.mlp_norm.forward(x.view())?;
+            let h = layer.mlp_norm.forward_as(x.view(), layer.mlp.gate_up.reads())?;
             layer.mlp.add_to(h.view(), x.view_mut())?;
         }
         self.model.logits_into(x.view(), self.logits.view_mut())

@@ -353,13 +353,14 @@ impl Model {
 
     /// [`Model::logits`] into y [T, V].
     pub(crate) fn logits_into(&self, hidden: dsla_core::View, y: dsla_core::ViewMut) -> Result<()> {
-        let h = self.base.norm.forward(hidden)?;
+        let h = self.base.norm.forward_as(hidden, self.base.head.reads())?;
         Ok(self.base.head.forward_into(h.view(), dsla_core::kernels::ops::linear::Into::Store, y)?)
     }
 
     /// Logits [T, V] f32 of final hidden rows [T, C] (before the final norm).
     pub fn logits(&self, hidden: dsla_core::View) -> Result<Tensor> {
-        Ok(self.base.head.forward(self.base.norm.forward(hidden)?.view())?)
+        let h = self.base.norm.forward_as(hidden, self.base.head.reads())?;
+        Ok(self.base.head.forward(h.view())?)
     }
 
     /// Run the steps' tokens through all layers; the sequences take them in. Returns the logits asked for, in step
@@ -403,10 +404,14 @@ impl Model {
         }
         let mut x = self.embed(&tokens)?;
         let (heads, width) = (self.heads(), self.config().num_heads * self.config().head_dim);
+        // Gates that read the layer's input read it in f32.
+        let gates_read = self.adapter.as_ref().is_some_and(|a| !a.form.foldable());
         for (l, layer) in self.base.layers.iter().enumerate() {
-            let h = layer.attn_norm.forward(x.view())?;
+            let h = layer
+                .attn_norm
+                .forward_as(x.view(), if gates_read { DType::F32 } else { layer.qkv.reads() })?;
             let qkv = layer.qkv.forward(h.view())?;
-            let mut mixed = Tensor::zeros_on(self.device(), [0, width], DType::F32)?;
+            let mut mixed: Option<Tensor> = None;
             let mut at = 0;
             for s in steps.iter_mut() {
                 let n = s.tokens.len();
@@ -425,11 +430,15 @@ impl Model {
                         dsla.forward(&p, &self.base.table, state)?
                     }
                 };
-                mixed.extend(out.view())?;
+                match &mut mixed {
+                    None => mixed = Some(out.reshape([n, width])),
+                    Some(all) => all.extend(out.view())?,
+                }
                 at += n;
             }
+            let Some(mixed) = mixed else { break };
             layer.o.forward_into(mixed.view(), dsla_core::kernels::ops::linear::Into::Add, x.view_mut())?;
-            let h = layer.mlp_norm.forward(x.view())?;
+            let h = layer.mlp_norm.forward_as(x.view(), layer.mlp.gate_up.reads())?;
             layer.mlp.add_to(h.view(), x.view_mut())?;
         }
         for s in steps {

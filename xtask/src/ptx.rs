@@ -75,16 +75,8 @@ fn emit(steps: &Steps, dir: &Path) -> Result<()> {
 
 /// ptxas in a private Python environment; its path.
 fn assembler(steps: &Steps, dir: &Path) -> Result<PathBuf> {
-    let sh = &steps.sh;
     let venv = dir.join("venv");
-    let (want, installed) = (steps.root.join("xtask/ptx/requirements.txt"), venv.join("requirements.txt"));
-    let packages = sh.read_file(&want)?;
-    if !sh.read_file(&installed).is_ok_and(|have| have == packages) {
-        cmd!(sh, "python3 -m venv {venv}").run()?;
-        let python = venv.join("bin/python");
-        cmd!(sh, "{python} -m pip install -q -r {want}").run()?;
-        sh.write_file(&installed, packages)?;
-    }
+    steps.python(&venv, &steps.root.join("xtask/ptx/requirements.txt"))?;
     let lib = venv.join("lib");
     let python =
         std::fs::read_dir(&lib)?.flatten().next().with_context(|| format!("{} is empty", lib.display()))?;

@@ -2,7 +2,6 @@
 
 use anyhow::{Result, bail};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use xshell::cmd;
 
 use crate::steps::{MODEL, Steps};
@@ -18,7 +17,7 @@ pub fn run(steps: &Steps, flags: &crate::Reference) -> Result<()> {
     let python = match &flags.python {
         Some(path) => path.clone(),
         None => steps.step("python packages (PyTorch is large: the first time takes minutes)", || {
-            environment(steps, &out, &scripts)
+            steps.python(&out.join("venv"), &scripts.join("requirements.txt"))
         })?,
     };
     let dsla = steps.step("build the release binary", || steps.release())?;
@@ -49,21 +48,4 @@ pub fn run(steps: &Steps, flags: &crate::Reference) -> Result<()> {
         bail!("comparisons failed: {}", failed.join(", "));
     }
     Ok(())
-}
-
-/// A private Python environment under `out` with the packages of requirements.txt; its interpreter.
-fn environment(steps: &Steps, out: &Path, scripts: &Path) -> Result<PathBuf> {
-    let sh = &steps.sh;
-    let venv = out.join("venv");
-    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    let (want, installed) = (scripts.join("requirements.txt"), venv.join("requirements.txt"));
-    let packages = sh.read_file(&want)?;
-    if sh.read_file(&installed).is_ok_and(|have| have == packages) {
-        return Ok(python);
-    }
-    cmd!(sh, "python3 -m venv {venv}").run()?;
-    cmd!(sh, "{python} -m pip install -r {want}").run()?;
-    // Written last: an interrupted installation starts again.
-    sh.write_file(&installed, packages)?;
-    Ok(python)
 }

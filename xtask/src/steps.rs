@@ -38,6 +38,20 @@ impl Steps {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), |d| self.root.join(d))
     }
 
+    /// A private Python environment at `venv` with the packages of `requirements`; its interpreter.
+    pub fn python(&self, venv: &Path, requirements: &Path) -> Result<PathBuf> {
+        let sh = &self.sh;
+        let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+        let (packages, installed) = (sh.read_file(requirements)?, venv.join("requirements.txt"));
+        if !sh.read_file(&installed).is_ok_and(|have| have == packages) {
+            cmd!(sh, "python3 -m venv {venv}").run()?;
+            cmd!(sh, "{python} -m pip install -q -r {requirements}").run()?;
+            // Written last: an interrupted installation starts again.
+            sh.write_file(&installed, packages)?;
+        }
+        Ok(python)
+    }
+
     pub fn test(&self, peers: bool) -> Result<()> {
         let sh = &self.sh;
         self.step("python3 is there (the model arrives through its pip)", || {

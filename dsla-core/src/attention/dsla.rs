@@ -1,19 +1,11 @@
 //! Dual-state linear attention over its parameters, in every form; the fold of a running KV cache.
 
-use super::{KvCache, Projected, rotated, turn};
+use super::{KvCache, Projected, in_dtype, positions, rotated, rotated_as, turn};
 use crate::{DslaParams, FeatureMap, Form, Gate, GateInput, Heads, Normalizer};
 use dsla_kernels::ops::rope::Table;
 use dsla_kernels::ops::{axpby, copy, dsla as op, feature_map, gate};
 use dsla_kernels::{DType, Device, Result, Tensor};
 use std::borrow::Cow;
-
-/// The tensor itself, or a copy in f32.
-fn as_f32(x: &Tensor) -> Result<Cow<'_, Tensor>> {
-    Ok(match x.dtype() {
-        DType::F32 => Cow::Borrowed(x),
-        _ => Cow::Owned(x.to_dtype(DType::F32)?),
-    })
-}
 
 /// What one sequence keeps of its past in one DSLA layer: fixed size, however long the past.
 #[derive(Clone, Debug)]
@@ -141,7 +133,7 @@ impl DslaAttention {
             GateInput::Kv => {
                 let mut x = Tensor::empty_on(k.device(), [t * g, 2 * d], DType::F32)?;
                 for (part, at) in [(k, 0), (v, d)] {
-                    let part = as_f32(part)?;
+                    let part = in_dtype(part, DType::F32)?;
                     copy::columns(part.view().reshape([t * g, d]), 0, d, x.view_mut(), at)?;
                 }
                 Ok(x.reshape([t, g, 2 * d]))
@@ -225,7 +217,9 @@ impl DslaAttention {
         let decay = self.log_decays(&self.gate_input(&x.k, &x.v, x.hidden.as_ref())?)?;
         let (q, k);
         let (q, k) = if form.rope {
-            (q, k) = (rotated(&x.q, first, table)?, rotated(&x.k, first, table)?);
+            let positions = positions(first, x.len());
+            q = rotated(&x.q, first, table)?;
+            k = rotated_as(&x.k, positions.view(), table, state.ring.k.dtype())?;
             (&q, &k)
         } else {
             (&x.q, &x.k)

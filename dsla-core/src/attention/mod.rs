@@ -11,6 +11,7 @@ pub use softmax::{KvCache, softmax_attention};
 use dsla_kernels::ops::copy;
 use dsla_kernels::ops::rope::{self, Table};
 use dsla_kernels::{DType, Result, Tensor, View};
+use std::borrow::Cow;
 
 /// Head counts and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,15 +65,28 @@ impl Projected {
 
 /// A rotated copy of x [T, heads, D] at positions `first..first + T`.
 pub fn rotated(x: &Tensor, first: usize, table: &Table) -> Result<Tensor> {
-    let mut y = x.try_clone()?;
-    turn(&mut y, first, table, false)?;
+    rotated_as(x, positions(first, x.dims()[0]).view(), table, DType::F32)
+}
+
+/// A rotated copy in another dtype, that of a cache: one pass.
+fn rotated_as(x: &Tensor, positions: View, table: &Table, dtype: DType) -> Result<Tensor> {
+    let mut y = Tensor::empty_on(x.device(), x.shape(), dtype)?;
+    rope::forward_cache(x.view(), positions, table, y.view_mut(), 0)?;
     Ok(y)
+}
+
+/// The tensor itself, or a copy in this dtype.
+fn in_dtype(x: &Tensor, dtype: DType) -> Result<Cow<'_, Tensor>> {
+    if x.dtype() == dtype { Ok(Cow::Borrowed(x)) } else { Ok(Cow::Owned(x.to_dtype(dtype)?)) }
+}
+
+/// On the host whatever is rotated: the op checks them there and takes them along.
+fn positions(first: usize, t: usize) -> Tensor {
+    Tensor::from_u32([t], (first as u32..(first + t) as u32).collect())
 }
 
 /// Rotate (or un-rotate) x [T, heads, D] in place at positions `first..first + T`.
 pub fn turn(x: &mut Tensor, first: usize, table: &Table, inverse: bool) -> Result<()> {
-    let t = x.dims()[0];
-    // On the host whatever x is on: the op checks them there and takes them along.
-    let positions = Tensor::from_u32([t], (first as u32..(first + t) as u32).collect());
+    let positions = positions(first, x.dims()[0]);
     rope::forward(x.view_mut(), positions.view(), table, inverse)
 }

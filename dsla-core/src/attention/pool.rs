@@ -1,11 +1,12 @@
 //! Memory of a batch of sequences at fixed addresses, and one decode step over it: what a CUDA graph can replay. What
 //! changes from step to step (which token, at which position, in which row) is read from device memory.
 
-use super::{DslaAttention, DslaState, KvCache, Projected};
-use crate::Heads;
+use super::{DslaAttention, DslaState, KvCache, Projected, in_dtype, rotated_as};
+use crate::{Heads, activation};
 use dsla_kernels::ops::rope::{self, Table};
 use dsla_kernels::ops::{copy, dsla, softmax_attention as op};
 use dsla_kernels::{DType, Device, Result, Tensor, View};
+use std::borrow::Cow;
 
 /// Where each sequence of the batch stands in this step: [B] u32 on the device, but `table`.
 #[derive(Clone, Copy, Debug)]
@@ -66,20 +67,19 @@ impl KvPool {
         Ok(())
     }
 
-    /// Take in one token of each sequence and attend: x.q [B, H, D] -> [B, H, D].
+    /// Take in one token of each sequence and attend: x.q [B, H, D] -> [B, H, D] in the pool's dtype on a GPU.
     ///
     /// Errors: a shape, dtype or device that does not fit; no memory left.
     pub fn decode(&mut self, mut x: Projected, table: &Table, at: &Places) -> Result<Tensor> {
-        let b = x.len();
+        let (b, dtype) = (x.len(), self.k.dtype());
         rope::forward(x.q.view_mut(), at.position, table, false)?;
-        rope::forward(x.k.view_mut(), at.position, table, false)?;
-        let row = x.k.len() / b.max(1);
-        for (new, pool) in [(&x.k, &mut self.k), (&x.v, &mut self.v)] {
-            let new = new.to_dtype(pool.dtype())?;
+        let (k, v) = (rotated_as(&x.k, at.position, table, dtype)?, in_dtype(&x.v, dtype)?);
+        let row = k.len() / b.max(1);
+        for (new, pool) in [(&k, &mut self.k), (&*v, &mut self.v)] {
             let rows = pool.len() / row.max(1);
             copy::scatter(new.view().reshape([b, row]), at.row, pool.view_mut().reshape([rows, row]))?;
         }
-        let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), DType::F32)?;
+        let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), activation(x.q.device(), dtype))?;
         op::paged_decode(x.q.view(), self.k.view(), self.v.view(), at.table, at.len, out.view_mut())?;
         Ok(out)
     }
@@ -159,13 +159,17 @@ impl DslaPool {
         let mut decay = Tensor::empty_on(device, [b, 2 * g * e], DType::F32)?;
         copy::gather(self.ring_decay.view(), at.leaving, decay.view_mut())?;
         copy::scatter(fresh.view().reshape([b, 2 * g * e]), at.entering, self.ring_decay.view_mut())?;
-        if layer.form.rope {
+        let dtype = self.ring.k.dtype();
+        let k = if layer.form.rope {
             rope::forward(x.q.view_mut(), at.position, table, false)?;
-            rope::forward(x.k.view_mut(), at.position, table, false)?;
-        }
+            Cow::Owned(rotated_as(&x.k, at.position, table, dtype)?)
+        } else {
+            in_dtype(&x.k, dtype)?
+        };
+        let v = in_dtype(&x.v, dtype)?;
         let phi_q = layer.features(x.q.view(), &layer.params.map_q, layer.query_scale())?;
         let rows = self.ring.k.len() / (g * d);
-        let mut oldest = Tensor::empty_on(device, [b, g * d], self.ring.k.dtype())?;
+        let mut oldest = Tensor::empty_on(device, [b, g * d], dtype)?;
         copy::gather(self.ring.k.view().reshape([rows, g * d]), at.leaving, oldest.view_mut())?;
         let phi = layer.features(oldest.view().reshape([b, g, d]), &layer.params.map_k, 1.0)?;
         let f = phi.dims()[2];
@@ -174,7 +178,6 @@ impl DslaPool {
         copy::cast(phi.view().reshape([b, g * f]), known.view_mut().rows(0, b))?;
         let mut phi_k = phi;
         copy::gather(known.view(), at.features, phi_k.view_mut().reshape([b, g * f]))?;
-        let (k, v) = (x.k.to_dtype(self.ring.k.dtype())?, x.v.to_dtype(self.ring.k.dtype())?);
         let (gamma, mix, slope) =
             (layer.gamma_weights(), layer.per_head(&layer.params.mix)?, layer.per_head(&layer.params.slope)?);
         let mut out = Tensor::empty_on(device, x.q.shape(), DType::F32)?;

@@ -1,7 +1,7 @@
 //! Exact attention over a growing cache.
 
-use super::{Projected, rotated};
-use crate::Heads;
+use super::{Projected, positions, rotated, rotated_as};
+use crate::{Heads, activation};
 use dsla_kernels::ops::rope::Table;
 use dsla_kernels::ops::softmax_attention as op;
 use dsla_kernels::{DType, Device, Result, Tensor};
@@ -40,13 +40,13 @@ impl KvCache {
     }
 }
 
-/// Append the new tokens to the cache and attend: [T, H, D].
+/// Append the new tokens to the cache and attend: [T, H, D] in the cache's dtype on a GPU, f32 on the host.
 pub fn softmax_attention(x: &Projected, table: &Table, cache: &mut KvCache) -> Result<Tensor> {
     let first = cache.len();
     let q = rotated(&x.q, first, table)?;
-    cache.k.extend(rotated(&x.k, first, table)?.view())?;
+    cache.k.extend(rotated_as(&x.k, positions(first, x.len()).view(), table, cache.k.dtype())?.view())?;
     cache.v.extend(x.v.view())?;
-    let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), DType::F32)?;
+    let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), activation(x.q.device(), cache.k.dtype()))?;
     op::forward(q.view(), cache.k.view(), cache.v.view(), out.view_mut())?;
     Ok(out)
 }

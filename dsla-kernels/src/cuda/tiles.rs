@@ -1,12 +1,12 @@
 //! Row-wise launches: blocks of 256 threads over rows in units, as the macro `tile` of `rows.ptx` maps them.
 
 use super::Launch;
-use crate::{Result, View, ViewMut};
+use crate::{DType, Error, Result, View, ViewMut};
 
-/// Macros that row-wise kernels share: `concat!(rows!(), include_str!("op.ptx"))`.
+/// The text of a kernel that uses the shared macros: `rows!("op.ptx")`.
 macro_rules! rows {
     ($file:literal) => {
-        concat!(include_str!("../../cuda/rows.ptx"), include_str!($file))
+        concat!(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda/rows.ptx")), include_str!($file))
     };
 }
 pub(crate) use rows;
@@ -55,6 +55,14 @@ pub(crate) fn vector(row: usize, reads: &[View], writes: &[&ViewMut]) -> usize {
     let fits = |x: &View| x.address().is_multiple_of(4 * x.dtype().size() as u64);
     let all = row.is_multiple_of(4) && reads.iter().all(fits) && writes.iter().all(|y| fits(&y.as_view()));
     if all { 4 } else { 1 }
+}
+
+/// Refuses an output that is no float.
+pub(crate) fn float(op: &'static str, arg: &'static str, y: &ViewMut) -> Result<()> {
+    match y.dtype() {
+        got @ DType::U32 => Err(Error::DType { op, arg, got, want: "f32, bf16 or f16" }),
+        _ => Ok(()),
+    }
 }
 
 /// A vector length as the axis of a source spells it.

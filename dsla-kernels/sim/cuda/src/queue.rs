@@ -370,7 +370,11 @@ impl State {
             params: &l.params,
         };
         self.launched += 1;
-        let counters = ptxsim::run(&l.program, &launch, &mut self.memory, &self.options.simulator())?;
+        let counters = if self.options.dry {
+            ptxsim::Counters::default()
+        } else {
+            ptxsim::run(&l.program, &launch, &mut self.memory, &self.options.simulator())?
+        };
         if self.options.record {
             let (kernel, grid, block, shared) = (kernel.clone(), l.grid, l.block, l.shared);
             self.launches.push(LaunchInfo { kernel, grid, block, shared, counters });

@@ -29,6 +29,8 @@ pub struct Options {
     pub devices: u32,
     /// Keep a [`LaunchInfo`] of each launch.
     pub record: bool,
+    /// Launches do nothing: what would be launched, at no cost.
+    pub dry: bool,
 }
 
 impl Default for Options {
@@ -43,6 +45,7 @@ impl Default for Options {
             capacity: 40 << 30,
             devices: 1,
             record: false,
+            dry: false,
         }
     }
 }

@@ -1,4 +1,7 @@
 //! The `.approx` instructions, exact or with an error drawn at random within the bound that the PTX ISA states.
+//!
+//! Bounds and section numbers are those of PTX ISA 9.1, chapters 9.7.3 (Floating Point Instructions) and 9.7.4 (Half
+//! Precision Floating Point Instructions), the notes of each instruction.
 
 use super::round::{decode, encode};
 use super::{Half, NAN_F32, Round, Ty, mix};
@@ -6,21 +9,21 @@ use super::{Half, NAN_F32, Round, Ty, mix};
 /// An approximated function of f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Approx {
-    /// `2^x`; at most 2 ulp from the correctly rounded result.
+    /// `2^x`; at most 2 ulp from the correctly rounded result (9.7.3.21).
     Ex2,
-    /// `log2 x`; 2^-22 absolute for x in (0.5, 2), else 2^-22 relative.
+    /// `log2 x`; 2^-22 absolute for x in (0.5, 2), else 2^-22 relative (9.7.3.20).
     Lg2,
-    /// `1 / x`; 1 ulp.
+    /// `1 / x`; 1 ulp (9.7.3.13).
     Rcp,
-    /// `1 / sqrt x`; 2^-22.9 relative.
+    /// `1 / sqrt x`; 2^-22.9 relative (9.7.3.16).
     Rsqrt,
-    /// `sqrt x`; 2^-23 relative.
+    /// `sqrt x`; 2^-23 relative (9.7.3.15).
     Sqrt,
-    /// `sin x`; 2^-20.5 absolute for |x| up to 2 pi, 2^-14.7 up to 100 pi.
+    /// `sin x`; 2^-20.5 absolute for |x| up to 2 pi, 2^-14.7 up to 100 pi (9.7.3.18).
     Sin,
-    /// `cos x`; as `sin`.
+    /// `cos x`; as `sin` (9.7.3.19).
     Cos,
-    /// `tanh x`; 2^-11 relative.
+    /// `tanh x`; 2^-11 relative (9.7.3.22).
     Tanh,
 }
 
@@ -48,8 +51,9 @@ pub fn approx(op: Approx, ftz: bool, x: f32, perturb: Option<u64>) -> f32 {
     let exact = function(op, x as f64);
     let near = exact as f32;
     let Some(hash) = perturb else { return flush(near, ftz) };
-    let bound = bound(op, x as f64, exact);
-    flush(displace(exact, bound, hash), ftz)
+    // The one bound that the ISA counts from the rounded result.
+    let from = if op == Approx::Ex2 { near as f64 } else { exact };
+    flush(displace(from, bound(op, x as f64, from), hash), ftz)
 }
 
 fn function(op: Approx, x: f64) -> f64 {
@@ -118,8 +122,8 @@ fn displace(exact: f64, bound: f64, hash: u64) -> f32 {
     if (r as f64 - exact).abs() <= bound { r } else { exact as f32 }
 }
 
-/// `ex2.approx`, `tanh.approx` on f16 or bf16 bits: relative errors 2^-9.9 and 2^-7 of ex2, absolute 2^-10.987 and 2^-8 of tanh. Other
-/// functions do not exist in these types and give NaN.
+/// `ex2.approx`, `tanh.approx` on f16 or bf16 bits: relative errors 2^-9.9 and 2^-7 of ex2 (9.7.4.10), absolute 2^-10.987 and
+/// 2^-8 of tanh (9.7.4.9). Other functions do not exist in these types and give NaN.
 pub fn approx_half(op: Approx, kind: Half, ftz: bool, x: u16, perturb: Option<u64>) -> u16 {
     let exponent = if kind == Half::F16 { 0x7c00 } else { 0x7f80 };
     let flush = |x: u16| if ftz && x & exponent == 0 { x & 0x8000 } else { x };
@@ -143,7 +147,8 @@ pub fn approx_half(op: Approx, kind: Half, ftz: bool, x: u16, perturb: Option<u6
     flush(r)
 }
 
-/// `div.approx{.ftz}.f32` (`full` false) or `div.full{.ftz}.f32`, `x / y`, at most 2 ulp off.
+/// `div.approx{.ftz}.f32` (`full` false) or `div.full{.ftz}.f32`, `x / y`, at most 2 ulp off
+/// (9.7.3.8).
 ///
 /// `div.approx` is `x * (1 / y)`: for |y| above 2^126 it is 0, or NaN where x is infinite; below 2^-126 the ISA promises nothing and the
 /// quotient is computed just so, in f32.
@@ -209,7 +214,7 @@ mod tests {
                 let (x, exact_abs) = (x as f64, exact.abs());
                 let relative = err / exact_abs;
                 let share = match op {
-                    Approx::Ex2 => err / ulp(exact) / 2.0,
+                    Approx::Ex2 => (off as f64 - near as f64).abs() / ulp(near as f64) / 2.0,
                     Approx::Rcp => err / ulp(exact),
                     Approx::Lg2 => {
                         if x > 0.5 && x < 2.0 {

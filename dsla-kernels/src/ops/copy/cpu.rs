@@ -1,43 +1,35 @@
 //! Row by row; memory is the limit.
 
-use crate::{Slice, SliceMut, View, ViewMut, bf16, f16};
-use crate::view::PlaceMut;
-
-/// The host elements: the caller has matched on the device.
-fn host<'a>(y: ViewMut<'a>) -> SliceMut<'a> {
-    match y.place {
-        PlaceMut::Host(s) => s,
-        PlaceMut::Cuda(_) => unreachable!("dispatch on the device comes first"),
-    }
-}
+use crate::vec::{narrow, widen};
+use crate::{Slice, SliceMut, View, ViewMut, bf16, f16, par};
 
 pub fn cast(x: View, y: ViewMut) {
-    match (x.slice(), host(y)) {
+    match (x.slice(), y.into_host()) {
         (Slice::U32(x), SliceMut::U32(y)) => y.copy_from_slice(x),
         (Slice::F32(x), SliceMut::F32(y)) => y.copy_from_slice(x),
         (Slice::BF16(x), SliceMut::BF16(y)) => y.copy_from_slice(x),
         (Slice::F16(x), SliceMut::F16(y)) => y.copy_from_slice(x),
-        (x, y) => {
-            let at: Box<dyn Fn(usize) -> f32> = match x {
-                Slice::F32(x) => Box::new(|i| x[i]),
-                Slice::BF16(x) => Box::new(|i| x[i].to_f32()),
-                Slice::F16(x) => Box::new(|i| x[i].to_f32()),
-                Slice::U32(_) => unreachable!("u32 only to u32"),
-            };
-            match y {
-                SliceMut::F32(y) => y.iter_mut().enumerate().for_each(|(i, y)| *y = at(i)),
-                SliceMut::BF16(y) => y.iter_mut().enumerate().for_each(|(i, y)| *y = bf16::from_f32(at(i))),
-                SliceMut::F16(y) => y.iter_mut().enumerate().for_each(|(i, y)| *y = f16::from_f32(at(i))),
-                SliceMut::U32(_) => unreachable!("u32 only from u32"),
-            }
-        }
+        (Slice::F32(x), SliceMut::BF16(y)) => par::for_each_chunk(y, RUN, |i, y| narrow(&x[i * RUN..][..y.len()], y)),
+        (Slice::BF16(x), SliceMut::F32(y)) => par::for_each_chunk(y, RUN, |i, y| widen(&x[i * RUN..][..y.len()], y)),
+        (Slice::F32(x), SliceMut::F16(y)) => each(x, y, |x| f16::from_f32(x)),
+        (Slice::BF16(x), SliceMut::F16(y)) => each(x, y, |x| f16::from_f32(x.to_f32())),
+        (Slice::F16(x), SliceMut::F32(y)) => each(x, y, |x| x.to_f32()),
+        (Slice::F16(x), SliceMut::BF16(y)) => each(x, y, |x| bf16::from_f32(x.to_f32())),
+        _ => unreachable!("u32 only from and to u32"),
     }
 }
+
+fn each<A: Copy, B>(x: &[A], y: &mut [B], f: impl Fn(A) -> B) {
+    y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x));
+}
+
+/// Elements per task: less is not worth another core.
+const RUN: usize = 1 << 14;
 
 /// Run `$f` on the element slices of a view and a mutable view of the same dtype.
 macro_rules! same {
     ($x:expr, $y:expr, |$a:ident, $b:ident| $f:expr) => {
-        match ($x.slice(), host($y)) {
+        match ($x.slice(), $y.into_host()) {
             (Slice::F32($a), SliceMut::F32($b)) => $f,
             (Slice::BF16($a), SliceMut::BF16($b)) => $f,
             (Slice::F16($a), SliceMut::F16($b)) => $f,
@@ -49,9 +41,12 @@ macro_rules! same {
 
 pub fn columns(x: View, from: usize, n: usize, y: ViewMut, to: usize) {
     let (xs, ys) = (x.shape().dims()[1].max(1), y.shape().dims()[1].max(1));
-    same!(x, y, |x, y| for (x, y) in x.chunks_exact(xs).zip(y.chunks_exact_mut(ys)) {
-        y[to..to + n].copy_from_slice(&x[from..from + n]);
-    })
+    let rows = (RUN / ys).max(1);
+    same!(x, y, |x, y| par::for_each_chunk(y, rows * ys, |i, y| {
+        for (x, y) in x[i * rows * xs..].chunks_exact(xs).zip(y.chunks_exact_mut(ys)) {
+            y[to..to + n].copy_from_slice(&x[from..from + n]);
+        }
+    }))
 }
 
 pub fn gather(x: View, rows: &[u32], y: ViewMut) {

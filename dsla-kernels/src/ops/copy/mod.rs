@@ -5,7 +5,7 @@ mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
 
-use crate::{DType, Device, Error, Result, View, ViewMut};
+use crate::{DType, Device, Error, Result, Tensor, View, ViewMut};
 
 const OP: &str = "copy";
 
@@ -84,6 +84,16 @@ pub fn scatter(x: View, rows: View, mut y: ViewMut) -> Result<()> {
         Device::Cuda(_) => return cuda::scatter(x, rows, &mut y, [n, r, t]),
     }
     Ok(())
+}
+
+/// On the host, where ops compute in f32: run `f` for an f32 tensor of y's shape and round that to y.
+pub(crate) fn through_f32(y: ViewMut, f: impl FnOnce(ViewMut) -> Result<()>) -> Result<()> {
+    if y.device() != Device::Cpu {
+        return Err(Error::Device { op: OP, arg: "y", got: y.device(), want: Device::Cpu });
+    }
+    let mut wide = Tensor::empty(y.shape(), DType::F32);
+    f(wide.view_mut())?;
+    cast(wide.view(), y)
 }
 
 fn same_device(x: &View, y: &ViewMut) -> Result<()> {

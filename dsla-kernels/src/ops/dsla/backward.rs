@@ -211,7 +211,7 @@ fn chunk_back(x: &Linear, n: Dims, g: usize, chunk: &Chunk, at: usize, states: &
                     d_gamma[i] += sum;
                 }
             }
-            for (((dp, da), e0), e1) in d_p.iter_mut().zip(&d_a).zip(&scores.e[0]).zip(&scores.e[1]) {
+            for (((dp, da), e0), e1) in d_p.iter_mut().zip(&d_a).zip(&*scores.e[0]).zip(&*scores.e[1]) {
                 *dp = da * (gamma[0] * e0 + gamma[1] * e1);
             }
             // SAFETY: writes the query rows of head h in this chunk, `ld` apart, this task's alone.

@@ -2,8 +2,9 @@
 
 use super::Dims;
 use crate::gemm::{Into, gemm, transposed};
+use crate::host::Host;
 use crate::par::{self, SendPtr};
-use crate::simd::exp;
+use crate::simd::{exp, exp_fall};
 use crate::vec::head_rows;
 use crate::{View, multiversion};
 
@@ -28,24 +29,24 @@ pub struct Chunk {
     pub a: usize,
     pub len: usize,
     /// phi_k [len, F]
-    pub k: Vec<f32>,
+    pub k: Host<f32>,
     /// v [len, D]
-    pub v: Vec<f32>,
+    pub v: Host<f32>,
     /// Inclusive cumulative log decays per state [len, E]; f64, because only their differences matter.
-    pub c: [Vec<f64>; 2],
+    pub c: [Host<f64>; 2],
 }
 
 impl Chunk {
     pub fn load(x: &Linear, n: Dims, g: usize, a: usize, len: usize) -> Chunk {
-        let mut k = vec![0.0; len * n.f];
+        let mut k = Host::scratch(len * n.f);
         for r in 0..len {
             let at = ((a + r) * n.g + g) * n.f;
             k[r * n.f..(r + 1) * n.f].copy_from_slice(&x.phi_k[at..at + n.f]);
         }
-        let mut v = vec![0.0; len * n.d];
+        let mut v = Host::scratch(len * n.d);
         head_rows(&x.v, g, a, len, &mut v);
         let c = [0, 1].map(|i| {
-            let mut c = vec![0.0f64; len * n.e];
+            let mut c = Host::<f64>::scratch(len * n.e);
             for r in 0..len {
                 for j in 0..n.e {
                     let before = if r > 0 { c[(r - 1) * n.e + j] } else { 0.0 };
@@ -65,7 +66,7 @@ impl Chunk {
     /// The state after this chunk from the state before it:
     /// S <- e^c_last S + (phi_k e^(c_last - c))^T V, and z likewise.
     pub fn advance(&self, n: Dims, i: usize, s: &mut [f32], z: &mut [f32]) {
-        let mut scaled = vec![0.0; self.len * n.f];
+        let mut scaled = Host::<f32>::scratch(self.len * n.f);
         scale_keys(&self.k, &self.c[i], self.last(i, n.e), n.f, n.e, &mut scaled);
         decay_rows(s, self.last(i, n.e), n.d);
         decay_rows(z, self.last(i, n.e), 1);
@@ -126,18 +127,17 @@ multiversion! {
         let len = c.len();
         for (s, row) in out.chunks_exact_mut(len).enumerate() {
             let cs = c[s];
-            for t in 0..len {
-                let x = if t <= s { (cs - c[t]) as f32 } else { f32::NEG_INFINITY };
-                row[t] = exp::<FMA>(x);
-            }
+            let (seen, later) = row.split_at_mut(s + 1);
+            seen.iter_mut().zip(c).for_each(|(e, c)| *e = exp_fall::<FMA>((cs - c) as f32));
+            later.fill(0.0);
         }
     }
 }
 
 /// The states before each chunk of a run of chunks, and after the last: [2 G][count + 1][F D] and [..][F].
 pub struct States {
-    pub s: Vec<f32>,
-    pub z: Vec<f32>,
+    pub s: Host<f32>,
+    pub z: Host<f32>,
     count: usize,
 }
 
@@ -158,7 +158,7 @@ impl States {
     /// Memory for a run of `count` chunks, all 2 G pairs swept by `f(i, g, s [count + 1][F D], z)` in parallel.
     pub fn build(n: Dims, count: usize, f: impl Fn(usize, usize, &mut [f32], &mut [f32]) + Sync) -> States {
         let (rs, rz) = ((count + 1) * n.f * n.d, (count + 1) * n.f);
-        let mut states = States { s: vec![0.0; 2 * n.g * rs], z: vec![0.0; 2 * n.g * rz], count };
+        let mut states = States { s: Host::scratch(2 * n.g * rs), z: Host::scratch(2 * n.g * rz), count };
         let (sp, zp) = (SendPtr(states.s.as_mut_ptr()), SendPtr(states.z.as_mut_ptr()));
         par::for_each(2 * n.g, |j| {
             // SAFETY: pair j owns its own run of states.

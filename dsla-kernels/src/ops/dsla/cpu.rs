@@ -3,9 +3,12 @@
 use super::chunk::{Chunk, Linear, States, chunk_len, decay_matrix, pairwise, scale_queries};
 use super::{Args, Dims, Normalizer, step};
 use crate::gemm::{Into, gemm, rows};
+use crate::host::Host;
 use crate::par::{self, SendPtr};
-use crate::vec::{dot, exp_sub_sum, head_rows, max, transpose};
-use crate::{Slice, View};
+use crate::simd::lanes::tree;
+use crate::simd::{exp, madd};
+use crate::vec::{dot, dot_lanes, exp_sub_sum, head_rows, max, transpose};
+use crate::{Slice, View, multiversion};
 
 /// Added to the normaliser.
 pub const EPS: f32 = 1e-6;
@@ -14,7 +17,7 @@ pub const LOG_WEIGHT: f64 = 40.0;
 /// Chunks whose border states are kept at a time: 16 x 64 KB per state pair and kv head.
 const RUN: usize = 16;
 /// Queries per tile of the window.
-const TILE: usize = 64;
+const TILE: usize = 32;
 
 pub fn f32s<'a>(x: &View<'a>) -> &'a [f32] {
     match x.slice() {
@@ -95,19 +98,29 @@ pub fn fold(phi_k: View, v: View, log_decay: View, n: Dims, s: &mut [f32], z: &m
 fn read_chunk(x: &Linear, n: Dims, g: usize, chunk: &Chunk, states: &States, at: usize, out: SendPtr<f32>, den: SendPtr<f32>) {
     let (len, group) = (chunk.len, n.h / n.g);
     let scores = Scores::new(n, chunk);
-    let (mut a, mut num, mut scaled) = (vec![0.0; len * len], vec![0.0; len * n.d], vec![0.0; len * n.f]);
+    let scratch = Host::<f32>::scratch;
+    let (mut a, mut num, mut part) = (scratch(len * len), scratch(len * n.d), scratch(len * n.d));
+    let (mut q, mut scaled, mut sums) = (scratch(len * n.f), scratch(len * n.f), scratch(len));
     for h in g * group..(g + 1) * group {
         let gamma = [x.gamma[h], x.gamma[n.h + h]];
-        let ld = n.h * n.f;
-        let q = &x.phi_q[((n.lag() + chunk.a) * n.h + h) * n.f..];
-        scores.weights(n, chunk, q, ld, gamma, &mut a);
+        for (r, q) in q.chunks_exact_mut(n.f).enumerate() {
+            q.copy_from_slice(&x.phi_q[((n.lag() + chunk.a + r) * n.h + h) * n.f..][..n.f]);
+        }
+        scores.weights(n, chunk, &q, n.f, gamma, &mut a);
         gemm(Into::Store, len, n.d, len, rows(&a, len), &chunk.v, n.d, &mut num, n.d);
-        let mut sums: Vec<f32> = a.chunks_exact(len).map(|r| r.iter().sum()).collect();
+        row_sums(&a, &mut sums);
         for i in 0..2 {
-            scale_queries(q, ld, &chunk.c[i], gamma[i], n.f, n.e, &mut scaled);
-            gemm(Into::Add, len, n.d, n.f, rows(&scaled, n.f), states.s(n, i, g, at), n.d, &mut num, n.d);
-            for (sum, row) in sums.iter_mut().zip(scaled.chunks_exact(n.f)) {
-                *sum += dot(row, states.z(n, i, g, at));
+            let (s, z) = (states.s(n, i, g, at), states.z(n, i, g, at));
+            if n.e == 1 {
+                // One decay per row: it scales what the row reads, which is half as wide as the row.
+                gemm(Into::Store, len, n.d, n.f, rows(&q, n.f), s, n.d, &mut part, n.d);
+                add_decayed(&q, z, &chunk.c[i], gamma[i], &part, &mut num, &mut sums);
+            } else {
+                scale_queries(&q, n.f, &chunk.c[i], gamma[i], n.f, n.e, &mut scaled);
+                gemm(Into::Add, len, n.d, n.f, rows(&scaled, n.f), s, n.d, &mut num, n.d);
+                for (sum, row) in sums.iter_mut().zip(scaled.chunks_exact(n.f)) {
+                    *sum += dot(row, z);
+                }
             }
         }
         for r in 0..len {
@@ -121,24 +134,63 @@ fn read_chunk(x: &Linear, n: Dims, g: usize, chunk: &Chunk, states: &States, at:
     }
 }
 
+multiversion! {
+    /// Per row: num += gamma e^c part, sums += gamma e^c q z. One decay per row.
+    fn add_decayed<const FMA: bool>(q: &[f32], z: &[f32], c: &[f64], gamma: f32, part: &[f32], num: &mut [f32], sums: &mut [f32]) {
+        let (f, d) = (z.len(), part.len() / sums.len());
+        for (r, sum) in sums.iter_mut().enumerate() {
+            let w = exp::<FMA>(c[r] as f32) * gamma;
+            for (o, p) in num[r * d..(r + 1) * d].iter_mut().zip(&part[r * d..(r + 1) * d]) {
+                *o = madd::<FMA>(w, *p, *o);
+            }
+            *sum = madd::<FMA>(w, dot_lanes::<FMA>(&q[r * f..(r + 1) * f], z), *sum);
+        }
+    }
+}
+
+multiversion! {
+    /// The sum of every row of a square.
+    fn row_sums<const FMA: bool>(a: &[f32], sums: &mut [f32]) {
+        let _ = FMA;
+        let width = a.len() / sums.len();
+        for (row, sum) in a.chunks_exact(width).zip(sums) {
+            let mut lanes = [0.0f32; 16];
+            let chunks = row.chunks_exact(16);
+            let tail: f32 = chunks.remainder().iter().sum();
+            for c in chunks {
+                (0..16).for_each(|l| lanes[l] += c[l]);
+            }
+            *sum = tree(lanes) + tail;
+        }
+    }
+}
+
+multiversion! {
+    /// a *= gamma_1 e_1 + gamma_2 e_2.
+    fn decay_scores<const FMA: bool>(a: &mut [f32], e: [&[f32]; 2], gamma: [f32; 2]) {
+        for ((a, e0), e1) in a.iter_mut().zip(e[0]).zip(e[1]) {
+            *a *= madd::<FMA>(gamma[0], *e0, gamma[1] * e1);
+        }
+    }
+}
+
 /// What turns queries into weights inside a chunk, shared by the heads of a group.
 pub struct Scores {
     /// phi_k transposed [F, len]
-    pub kt: Vec<f32>,
+    pub kt: Host<f32>,
     /// Decay matrices per state [len, len]; empty with vector decays.
-    pub e: [Vec<f32>; 2],
+    pub e: [Host<f32>; 2],
 }
 
 impl Scores {
     pub fn new(n: Dims, chunk: &Chunk) -> Scores {
         let len = chunk.len;
-        let mut kt = vec![];
-        let mut e = [vec![], vec![]];
+        // (Vector decays need neither.)
+        let of = |size: usize| Host::<f32>::scratch(if n.e == 1 { size } else { 0 });
+        let (mut kt, mut e) = (of(n.f * len), [of(len * len), of(len * len)]);
         if n.e == 1 {
-            kt.resize(n.f * len, 0.0);
             transpose(&chunk.k, n.f, len, n.f, &mut kt, len);
             for i in 0..2 {
-                e[i].resize(len * len, 0.0);
                 decay_matrix(&chunk.c[i], &mut e[i]);
             }
         }
@@ -150,9 +202,7 @@ impl Scores {
         let len = chunk.len;
         if n.e == 1 {
             gemm(Into::Store, len, len, n.f, rows(q, ld), &self.kt, len, a, len);
-            for ((a, e0), e1) in a.iter_mut().zip(&self.e[0]).zip(&self.e[1]) {
-                *a *= gamma[0] * e0 + gamma[1] * e1;
-            }
+            decay_scores(a, [&self.e[0], &self.e[1]], gamma);
         } else {
             a.fill(0.0);
             for i in 0..2 {
@@ -172,8 +222,8 @@ pub struct Tile {
     /// Sinks, then window keys.
     pub cols: usize,
     /// K transposed [D, cols] and V [cols, D].
-    pub kt: Vec<f32>,
-    pub v: Vec<f32>,
+    pub kt: Host<f32>,
+    pub v: Host<f32>,
 }
 
 impl Tile {
@@ -187,7 +237,8 @@ impl Tile {
         let j0 = (t0 + n.r + 1).saturating_sub(n.w);
         let near = t0 + m + n.r - j0;
         let cols = n.n + near;
-        let (mut k, mut v, mut kt) = (vec![0.0; cols * n.d], vec![0.0; cols * n.d], vec![0.0; cols * n.d]);
+        let buffer = || Host::<f32>::scratch(cols * n.d);
+        let (mut k, mut v, mut kt) = (buffer(), buffer(), buffer());
         for (rows, sinks, out) in [(&x.k, &x.sink_k, &mut k), (&x.v, &x.sink_v, &mut v)] {
             head_rows(sinks, g, 0, n.n, out);
             head_rows(rows, g, j0, near, &mut out[n.n * n.d..]);
@@ -209,12 +260,27 @@ impl Tile {
         for r in 0..self.m {
             let band = self.band(n, r);
             let row = &mut a[r * self.cols..(r + 1) * self.cols];
-            row.iter_mut().for_each(|s| *s *= scale);
             row[n.sinks(self.t0 + r)..band.start].fill(f32::NEG_INFINITY);
             row[band.end..].fill(f32::NEG_INFINITY);
-            let peak = max(row);
-            stats[r] = (peak, exp_sub_sum(row, peak));
+            stats[r] = scaled_softmax(row, scale);
         }
+    }
+}
+
+multiversion! {
+    /// x <- e^(scale x - peak); returns the peak of scale x, and the sum.
+    fn scaled_softmax<const FMA: bool>(x: &mut [f32], scale: f32) -> (f32, f32) {
+        x.iter_mut().for_each(|x| *x *= scale);
+        let peak = max(x);
+        let _ = FMA;
+        (peak, exp_sub_sum(x, peak))
+    }
+}
+
+multiversion! {
+    /// out <- out weight + near.
+    fn blend<const FMA: bool>(out: &mut [f32], weight: f32, near: &[f32]) {
+        out.iter_mut().zip(near).for_each(|(o, x)| *o = madd::<FMA>(*o, weight, *x));
     }
 }
 
@@ -229,10 +295,10 @@ fn merge(x: &Args, n: Dims, den: &mut [f32], peak: Option<&mut [f32]>, out: &mut
         let (t0, m) = (tile * TILE, TILE.min(n.t - tile * TILE));
         let window = (n.w > 0).then(|| Tile::load(x, n, g, tile));
         let mut stats = vec![(0.0, 0.0); m];
-        let (mut a, mut num) = (vec![], vec![0.0; m * n.d]);
+        let mut num = Host::<f32>::scratch(m * n.d);
+        let mut a = Host::<f32>::scratch(window.as_ref().map_or(0, |w| m * w.cols));
         for h in g * group..(g + 1) * group {
             if let Some(w) = &window {
-                a.resize(m * w.cols, 0.0);
                 w.weights(n, &q[(t0 * n.h + h) * n.d..], &mut a, &mut stats);
                 gemm(Into::Store, m, n.d, w.cols, rows(&a, w.cols), &w.v, n.d, &mut num, n.d);
             }
@@ -243,7 +309,7 @@ fn merge(x: &Args, n: Dims, den: &mut [f32], peak: Option<&mut [f32]>, out: &mut
                 if window.is_some() {
                     let (peak, sum) = stats[r];
                     let weight = log_weight(mix[h], slope[h], peak).exp();
-                    row.iter_mut().zip(&num[r * n.d..]).for_each(|(o, w)| *o = *o * weight + w);
+                    blend(row, weight, &num[r * n.d..(r + 1) * n.d]);
                     *den = *den * weight + sum;
                     if let Some(p) = pp {
                         // SAFETY: as above.

@@ -2,6 +2,7 @@
 
 use crate::View;
 use crate::gemm::{Into, gemm, rows, transposed};
+use crate::host::Host;
 use crate::par::{self, SendPtr};
 use crate::vec::{dot, exp_sub_sum, head_rows, max, transpose};
 
@@ -14,7 +15,7 @@ pub fn forward(u: View, w: &[f32], y: &mut [f32], [t, h, d]: [usize; 3]) {
     let block = |task: usize| {
         let (head, t0) = (task % h, task / h * BLOCK);
         let m = BLOCK.min(t - t0);
-        let (mut x, mut z) = (vec![0.0; m * d], vec![0.0; m * d]);
+        let (mut x, mut z) = (Host::<f32>::scratch(m * d), Host::<f32>::scratch(m * d));
         head_rows(&u, head, t0, m, &mut x);
         gemm(Into::Store, m, d, d, rows(&x, d), &w[head * d * d..(head + 1) * d * d], d, &mut z, d);
         for r in 0..m {

@@ -1,13 +1,14 @@
 //! Launches of the PTX kernels.
 
 use super::OP;
+use crate::cuda::tiles::rows;
 use crate::cuda::{Source, launch};
 use crate::{DType, DType::F32, Error, Result, Tensor, View, ViewMut};
 
-static FMA: Source = Source::new("feature_map", include_str!("feature_map.ptx"), &[("D", &["64", "128"])]);
+static FMA: Source = Source::new("feature_map", rows!("feature_map.ptx"), &[("D", &["64", "128"])]);
 static MMA: Source = Source::new(
     "feature_map_mma",
-    include_str!("feature_map_mma.ptx"),
+    rows!("feature_map_mma.ptx"),
     &[("T", &["bf16", "f16"]), ("D", &["64", "128"])],
 );
 static BWD: Source = Source::new(
@@ -16,7 +17,7 @@ static BWD: Source = Source::new(
     &[("T", &["f32", "bf16", "f16"]), ("D", &["64", "128"])],
 );
 static ANY: Source =
-    Source::new("feature_map_any", include_str!("feature_map_any.ptx"), &[("T", &["f32", "bf16", "f16"])]);
+    Source::new("feature_map_any", rows!("feature_map_any.ptx"), &[("T", &["f32", "bf16", "f16"])]);
 
 /// The kernel sources of this op.
 pub(crate) static SOURCES: &[&Source] = &[&FMA, &MMA, &BWD, &ANY];

@@ -2,6 +2,7 @@
 
 use super::{Dims, MIN_LOG_DECAY};
 use crate::gemm::{Into, gemm, rows, transposed};
+use crate::host::Host;
 use crate::par;
 use crate::vec::transpose;
 
@@ -28,7 +29,7 @@ pub fn forward(x: &[f32], w: &[f32], b: &[f32], scale: f32, y: &mut [f32], n: Di
         let (t0, m) = (i * BLOCK, y.len() / all);
         for (i, (out, wt)) in per.iter().enumerate() {
             let cols = out.len();
-            let mut z = vec![0.0; m * cols];
+            let mut z = Host::<f32>::scratch(m * cols);
             let a = rows(&x[(t0 * n.x + i) * n.k..], n.x * n.k);
             gemm(Into::Store, m, cols, n.k, a, wt, cols, &mut z, cols);
             for r in 0..m {

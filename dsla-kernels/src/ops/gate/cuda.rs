@@ -1,10 +1,11 @@
 //! Launches of the PTX kernels.
 
 use super::{Dims, OP};
-use crate::cuda::{Source, launch};
+use crate::cuda::tiles::rows;
+use crate::cuda::{Launch, Source, launch};
 use crate::{DType::F32, Result, Tensor, View, ViewMut};
 
-static GATE: Source = Source::new("gate", include_str!("gate.ptx"), &[("ROWS", &["2", "8"])]);
+static GATE: Source = Source::new("gate", rows!("gate.ptx"), &[("ROWS", &["2", "8"])]);
 
 /// The kernel sources of this op.
 pub(crate) static SOURCES: &[&Source] = &[&GATE];
@@ -35,25 +36,30 @@ fn layout(n: Dims) -> Layout {
     Layout { all, per, run, hop: n.g * n.e, rows, tiles: per.div_ceil(count) }
 }
 
+impl Layout {
+    fn sizes(&self, kernel: Launch, n: Dims, tiles: usize, tasks: usize) -> Launch {
+        kernel
+            .u32("t", n.t)
+            .u32("xs", n.x)
+            .u32("k", n.k)
+            .u32("all", self.all)
+            .u32("per", self.per)
+            .u32("run", self.run)
+            .u32("hop", self.hop)
+            .u32("tiles", tiles)
+            .u32("tasks", tasks)
+    }
+}
+
 pub fn forward(x: View, w: View, b: View, scale: f32, y: &mut ViewMut, n: Dims) -> Result<()> {
     let l = layout(n);
     let tasks = n.t.div_ceil(TOKENS) * n.x * l.tiles;
-    launch(OP, x.device(), &GATE, &[l.rows], "gate_fwd")?
+    let kernel = launch(OP, x.device(), &GATE, &[l.rows], "gate_fwd")?
         .input_aligned("x", x, F32, &[n.t, n.x, n.k], 4)
         .input_aligned("w", w, F32, &[2, n.g, n.e, n.k], 4)
         .input_aligned("b", b, F32, &[2, n.g, n.e], 4)
-        .output_aligned("y", y, F32, &[n.t, 2, n.g, n.e], 4)
-        .u32("t", n.t)
-        .u32("xs", n.x)
-        .u32("k", n.k)
-        .u32("all", l.all)
-        .u32("per", l.per)
-        .u32("run", l.run)
-        .u32("hop", l.hop)
-        .u32("tiles", l.tiles)
-        .u32("tasks", tasks)
-        .f32("scale", scale)
-        .run(tasks.div_ceil(WARPS), 32 * WARPS, 0)
+        .output_aligned("y", y, F32, &[n.t, 2, n.g, n.e], 4);
+    l.sizes(kernel, n, l.tiles, tasks).f32("scale", scale).run(tasks.div_ceil(WARPS), 32 * WARPS, 0)
 }
 
 /// What [`forward`] made and what came back for it.
@@ -92,42 +98,26 @@ pub fn backward(
     let mut parts_w = Tensor::empty_on(device, [splits, l.all, n.k], F32)?;
     let mut parts_b = Tensor::empty_on(device, [splits, l.all], F32)?;
     let tasks = splits * each;
-    launch(OP, device, &GATE, &[l.rows], "gate_bwd_weight")?
+    let kernel = launch(OP, device, &GATE, &[l.rows], "gate_bwd_weight")?
         .input_aligned("x", x, F32, &[n.t, n.x, n.k], 4)
         .input_aligned("d", d.view(), F32, &shape, 4)
         .output_aligned("parts_w", &mut parts_w.view_mut(), F32, &[splits, l.all, n.k], 4)
-        .output_aligned("parts_b", &mut parts_b.view_mut(), F32, &[splits, l.all], 4)
-        .u32("t", n.t)
-        .u32("xs", n.x)
-        .u32("k", n.k)
-        .u32("all", l.all)
-        .u32("per", l.per)
-        .u32("run", l.run)
-        .u32("hop", l.hop)
-        .u32("tiles", l.tiles)
-        .u32("tasks", tasks)
-        .u32("columns", columns)
-        .u32("span", span)
-        .run(tasks.div_ceil(WARPS), 32 * WARPS, 0)?;
+        .output_aligned("parts_b", &mut parts_b.view_mut(), F32, &[splits, l.all], 4);
+    l.sizes(kernel, n, l.tiles, tasks).u32("columns", columns).u32("span", span).run(
+        tasks.div_ceil(WARPS),
+        32 * WARPS,
+        0,
+    )?;
     reduce(&parts_w, dw, &[2, n.g, n.e, n.k], splits, l.rows)?;
     reduce(&parts_b, db, &[2, n.g, n.e], splits, l.rows)?;
 
     let Some(mut dx) = dx else { return Ok(()) };
     let tasks = n.t.div_ceil(TOKENS) * n.x * columns;
-    launch(OP, device, &GATE, &[l.rows], "gate_bwd_input")?
+    let kernel = launch(OP, device, &GATE, &[l.rows], "gate_bwd_input")?
         .input_aligned("w", w, F32, &[2, n.g, n.e, n.k], 4)
         .input_aligned("d", d.view(), F32, &shape, 4)
-        .output_aligned("dx", &mut dx, F32, &[n.t, n.x, n.k], 4)
-        .u32("t", n.t)
-        .u32("xs", n.x)
-        .u32("k", n.k)
-        .u32("all", l.all)
-        .u32("per", l.per)
-        .u32("run", l.run)
-        .u32("hop", l.hop)
-        .u32("tiles", columns)
-        .u32("tasks", tasks)
-        .run(tasks.div_ceil(WARPS), 32 * WARPS, 0)
+        .output_aligned("dx", &mut dx, F32, &[n.t, n.x, n.k], 4);
+    l.sizes(kernel, n, columns, tasks).run(tasks.div_ceil(WARPS), 32 * WARPS, 0)
 }
 
 /// out += the sum of the parts, in order.

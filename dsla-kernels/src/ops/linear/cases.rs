@@ -10,26 +10,45 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![];
     for dtype in [DType::F32, DType::BF16] {
         for (m, n, k) in [(1, 1, 1), (1, 100, 63), (1, 192, 576), (3, 17, 33), (5, 64, 64), (8, 40, 96), (17, 100, 31), (63, 65, 100), (100, 300, 64), (270, 48, 40)] {
-            cases.push(case(dtype, m, n, k, Size::Auto));
+            cases.push(case(dtype, DType::F32, m, n, k, Size::Auto));
         }
         for m in [1, 8, 512] {
-            cases.push(case(dtype, m, 1536, 576, Size::Auto));
+            cases.push(case(dtype, DType::F32, m, 1536, 576, Size::Auto));
         }
     }
     // Both sizes of the GPU's tiles, at sizes that choose neither by themselves: edges in every direction.
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         for size in [Size::Small, Size::Large] {
             for (m, n, k) in [(1, 65, 72), (1, 30, 1100), (2, 48, 40), (16, 71, 520), (17, 33, 7), (64, 66, 48), (130, 131, 200), (290, 20, 9)] {
-                cases.push(case(dtype, m, n, k, size));
+                cases.push(case(dtype, DType::F32, m, n, k, size));
             }
             for (m, f, k) in [(1, 21, 40), (5, 36, 300), (18, 40, 36), (70, 33, 64), (130, 66, 41)] {
-                cases.push(swiglu(dtype, m, f, k, size));
+                cases.push(swiglu(dtype, [DType::F32; 2], m, f, k, size));
             }
         }
         for (m, n, k) in [(1, 40, 33), (20, 37, 70)] {
             cases.push(transposed(dtype, m, n, k));
         }
     }
+    // x, and y of SwiGLU, in 16 bits: whole rows, rows to be padded, rows at odd addresses.
+    for dtype in [DType::BF16, DType::F16] {
+        let sizes = [(1, 65, 72), (1, 30, 33), (2, 48, 40), (16, 71, 520), (17, 33, 7), (64, 66, 48), (130, 131, 200)];
+        for (m, n, k) in sizes {
+            cases.push(case(dtype, dtype, m, n, k, Size::Auto));
+        }
+        for size in [Size::Small, Size::Large] {
+            for (m, f, k) in [(1, 22, 40), (1, 21, 72), (5, 36, 300), (18, 40, 36), (70, 33, 64), (130, 66, 41)] {
+                cases.push(swiglu(dtype, [dtype; 2], m, f, k, size));
+            }
+        }
+        cases.push(case(dtype, dtype, 70, 66, 64, Size::Large));
+        cases.push(swiglu(dtype, [DType::F32, dtype], 3, 20, 40, Size::Auto));
+        cases.push(swiglu(dtype, [dtype, DType::F32], 20, 21, 40, Size::Auto));
+    }
+    // Slices of 4096^3 that fill no GPU: the tile that the whole takes.
+    cases.push(case(DType::BF16, DType::BF16, 256, 256, 4096, Size::Large));
+    cases.push(swiglu(DType::BF16, [DType::BF16; 2], 256, 128, 4096, Size::Large));
+    cases.push(weight_gradient(128, 512, 1024));
     cases.extend(super::quant::cases::cases());
     cases
 }
@@ -43,7 +62,13 @@ fn id(dtype: DType, m: usize, n: usize, k: usize, size: Size) -> String {
     format!("{dtype}_m{m}_n{n}_k{k}{size}")
 }
 
-fn case(dtype: DType, m: usize, n: usize, k: usize, size: Size) -> Case {
+/// What the name of a case says of an x or y that is not f32.
+fn part(what: &str, dtype: DType) -> String {
+    if dtype == DType::F32 { String::new() } else { format!("_{what}{}", 8 * dtype.size()) }
+}
+
+/// w in `dtype`, x in `of_x`.
+fn case(dtype: DType, of_x: DType, m: usize, n: usize, k: usize, size: Size) -> Case {
     let (bias, add) = (m % 2 == 1, m % 3 == 2);
     let mut rng = Rng::new((m * 7919 + n * 31 + k) as u64);
     let spec: Spec = match dtype {
@@ -53,9 +78,9 @@ fn case(dtype: DType, m: usize, n: usize, k: usize, size: Size) -> Case {
     };
     let into = if add { Into::Add } else { Into::Store };
     Case {
-        id: format!("{}{}{}", id(dtype, m, n, k, size), if bias { "_bias" } else { "" }, if add { "_add" } else { "" }),
+        id: id(dtype, m, n, k, size) + &part("x", of_x) + ["", "_bias"][bias as usize] + ["", "_add"][add as usize],
         inputs: vec![
-            Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, DType::F32) },
+            Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, of_x) },
             Input { name: "w", tensor: rng.tensor(&[n, k], 1.0 / (k as f64).sqrt(), dtype) },
             Input { name: "bias", tensor: rng.tensor(&[n], 1.0, DType::F32) },
             Input { name: "y", tensor: rng.tensor(&[m, n], 1.0, DType::F32) },
@@ -81,7 +106,8 @@ fn case(dtype: DType, m: usize, n: usize, k: usize, size: Size) -> Case {
             })
         }),
         flops: (2 * m * n * k) as f64,
-        bytes: (n * k * dtype.size() + 4 * m * (n + k)) as f64,
+        // What is added to is read too.
+        bytes: (n * k * dtype.size() + m * (of_x.size() * k + if add { 8 * n } else { 4 * n })) as f64,
         bench: n * k > 500_000,
     }
 }
@@ -94,28 +120,34 @@ fn whole<R: crate::real::Real>(x: &[Vec<R>], bias: bool, add: bool, k: usize) ->
     y
 }
 
-fn swiglu(dtype: DType, m: usize, f: usize, k: usize, size: Size) -> Case {
+/// w in `dtype`, x and y in theirs.
+fn swiglu(dtype: DType, [of_x, of_y]: [DType; 2], m: usize, f: usize, k: usize, size: Size) -> Case {
+    fn spec<R: crate::real::Real>(x: &[Vec<R>], k: usize, narrow: bool) -> Vec<Vec<R>> {
+        let y = naive::forward_swiglu(&x[0], &x[1], k);
+        vec![if narrow { y.into_iter().map(R::model).collect() } else { y }]
+    }
+    let narrow = of_y != DType::F32;
     let mut rng = Rng::new((m * 7919 + f * 31 + k) as u64);
     Case {
-        id: format!("swiglu_{}", id(dtype, m, f, k, size)),
+        id: format!("swiglu_{}{}{}", id(dtype, m, f, k, size), part("x", of_x), part("y", of_y)),
         inputs: vec![
-            Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, DType::F32) },
+            Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, of_x) },
             Input { name: "w", tensor: rng.tensor(&[2 * f, k], 2.0 / (k as f64).sqrt(), dtype) },
         ],
         spec: match dtype {
-            DType::F32 => spec!(f32, |x| vec![naive::forward_swiglu(&x[0], &x[1], k)]),
-            DType::F16 => spec!(F16, |x| vec![naive::forward_swiglu(&x[0], &x[1], k)]),
-            _ => spec!(Bf16, |x| vec![naive::forward_swiglu(&x[0], &x[1], k)]),
+            DType::F32 => spec!(f32, |x| spec(&x, k, narrow)),
+            DType::F16 => spec!(F16, |x| spec(&x, k, narrow)),
+            _ => spec!(Bf16, |x| spec(&x, k, narrow)),
         },
         run: Box::new(move |x| {
-            let mut y = Tensor::empty_on(x[0].device(), [m, f], DType::F32)?;
+            let mut y = Tensor::empty_on(x[0].device(), [m, f], of_y)?;
             forward_swiglu_sized(x[0].view(), &Packed::new(x[1].view())?, y.view_mut(), size)?;
             Ok(vec![y])
         }),
         backward: None,
         flops: (4 * m * f * k) as f64,
-        bytes: (2 * f * k * dtype.size() + 4 * m * (f + k)) as f64,
-        bench: false,
+        bytes: (2 * f * k * dtype.size() + m * (of_y.size() * f + of_x.size() * k)) as f64,
+        bench: f * k > 500_000,
     }
 }
 
@@ -146,5 +178,33 @@ fn transposed(dtype: DType, m: usize, n: usize, k: usize) -> Case {
         flops: (2 * m * n * k) as f64,
         bytes: (n * k * dtype.size() + 4 * m * (n + k)) as f64,
         bench: false,
+    }
+}
+
+/// dW alone, with so few rows that they are not split, in large tiles.
+fn weight_gradient(m: usize, n: usize, k: usize) -> Case {
+    let mut rng = Rng::new((m * 7919 + n * 31 + k) as u64);
+    Case {
+        id: format!("dw_m{m}_n{n}_k{k}"),
+        inputs: vec![
+            Input { name: "x", tensor: rng.tensor(&[m, k], 1.0, DType::F32) },
+            Input { name: "dy", tensor: rng.tensor(&[m, n], 1.0, DType::F32) },
+        ],
+        spec: spec!(f32, |x| {
+            let dw = |j: usize, i: usize| {
+                (0..m).fold(<R as crate::real::Real>::zero(), |s, r| s + x[1][r * n + j] * x[0][r * k + i])
+            };
+            vec![(0..n * k).map(|at| dw(at / k, at % k)).collect()]
+        }),
+        run: Box::new(move |x| {
+            let mut dw = Tensor::zeros_on(x[0].device(), [n, k], DType::F32)?;
+            backward_weight_sized(x[0].view(), x[1].view(), dw.view_mut(), Size::Large)?;
+            Ok(vec![dw])
+        }),
+        backward: None,
+        flops: (2 * m * n * k) as f64,
+        // dW is read, added to and written.
+        bytes: (4 * m * (n + k) + 8 * n * k) as f64,
+        bench: true,
     }
 }

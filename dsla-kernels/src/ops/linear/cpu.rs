@@ -1,15 +1,23 @@
 //! The CPU path: panels of 16 outputs in parallel, every output summed by one thread in one order.
 
-use super::pack::{LineBf16, Packed, Panels, Tiles};
+use super::pack::{Line, LineBf16, LineF32, Packed, Panels, Tiles};
 use super::Into;
 use crate::gemm::{self, gemm_raw, rows};
 use crate::par::{self, SendPtr};
-use crate::simd::madd;
+use crate::simd::lanes::{Lanes, lanes};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Level, level};
+use crate::multiversion;
+use crate::host::Host;
+use std::ops::Deref;
 
 /// Rows of x per task: 256 rows of bf16 at K = 1536 are 768 KB, inside a core's L2.
 const ROWS: usize = 256;
+
+/// Rows of x that are worth widening a panel of bf16 for.
+const MANY: usize = 24;
+/// L2 that a task's rows of x may take, bytes: more than it has is no loss, they come in order.
+const L2: usize = 512 << 10;
 
 pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into, y: &mut [f32]) {
     let (n, k) = (w.n(), w.k());
@@ -19,34 +27,112 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
     if let Panels::Quant(blocks) = &w.data {
         return super::quant::cpu::forward(x, m, blocks, n, bias, into, y);
     }
-    // An f16 weight is held in f32, which holds its products exactly: only x is left to round.
-    let rounded: Vec<f32>;
-    let x = match &w.data {
-        Panels::F16(_) => {
-            rounded = x.iter().map(|&v| crate::f16::from_f32(v).to_f32()).collect();
-            &rounded
-        }
-        _ => x,
+    let x = Operand::new(x, m, k, w);
+    let rows = match x {
+        Operand::Tiles(_) => ROWS,
+        // Whole register tiles of 12 and of 6 rows.
+        Operand::Rows(..) => (L2 / (4 * k.max(1)) / 12 * 12).clamp(24, 192),
     };
-    let panels = n.div_ceil(16);
-    // Enough tasks to balance, each wide enough to reuse its rows of x.
-    let width = (panels.div_ceil(4 * par::threads())).next_multiple_of(4).clamp(4, 64);
-    let (across, down) = (panels.div_ceil(width), m.div_ceil(ROWS));
-    let tiles = matches!(w.data, Panels::BF16(_)).then(|| Tiles::new(x, m, k));
+    // Pairs of panels, dealt out evenly: enough tasks to balance, each wide enough to reuse its rows of x.
+    let (panels, down) = (n.div_ceil(16), m.div_ceil(rows));
+    let pairs = panels.div_ceil(2);
+    let across = pairs.min((4 * par::threads()).div_ceil(down).max(pairs.div_ceil(32)));
     let out = SendPtr(y.as_mut_ptr());
     par::for_each(across * down, |task| {
-        let (p0, r0) = (task % across * width, task / across * ROWS);
-        let (p1, r1) = ((p0 + width).min(panels), (r0 + ROWS).min(m));
+        let (i, r0) = (task % across, task / across * rows);
+        let (p0, p1) = (i * pairs / across * 2, ((i + 1) * pairs / across * 2).min(panels));
+        let r1 = (r0 + rows).min(m);
         let (c0, c1) = (p0 * 16, (p1 * 16).min(n));
         let sink = Sink { y: out, n, rows: (r0, r1), cols: (c0, c1), bias, add: into == Into::Add };
-        match (&w.data, &tiles) {
-            (Panels::F32(lines) | Panels::F16(lines), _) => f32_block(x, k, lines[p0 * k..].as_ptr() as *const f32, &sink),
-            (Panels::BF16(lines), Some(t)) => bf16_block(t, lines, p0, p1, &sink),
-            (Panels::BF16(_), None) => unreachable!("tiles are made for every bf16 weight"),
-            (Panels::Quant(_), _) => unreachable!("returned above"),
-            (Panels::Cuda(_), _) => unreachable!("dispatched by device"),
+        match (&w.data, &x) {
+            (Panels::F32(lines) | Panels::F16(lines), Operand::Rows(x, ld)) => {
+                f32_block(x, *ld, k, lines[p0 * k..].as_ptr() as *const f32, &sink)
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Panels::BF16(lines), Operand::Tiles(t)) => match level() {
+                Level::Amx => super::x86::amx_block(t, lines, p0, p1, &sink),
+                _ => super::x86::bf16_block(t, lines, p0, p1, &sink),
+            },
+            (Panels::BF16(lines), Operand::Rows(x, ld)) if r1 - r0 >= MANY => {
+                let half_k = ld / 2;
+                for p in p0..p1 {
+                    let sink = Sink { cols: (p * 16, (p * 16 + 16).min(n)), ..sink };
+                    many_rows(x, *ld, &lines[p * half_k..(p + 1) * half_k], p, &sink);
+                }
+            }
+            (Panels::BF16(lines), Operand::Rows(x, ld)) => {
+                let half_k = ld / 2;
+                assert!(r1 * ld <= x.len() && p1 * half_k <= lines.len());
+                // SAFETY: rows r0..r1 of x and panels p0..p1 are there, by the assert; the block of y is this task's.
+                unsafe { widen_block(x.as_ptr(), lines.as_ptr(), half_k, p0, p1, &sink) }
+            }
+            _ => unreachable!("the operand is made for the weight; devices are dispatched before"),
         }
     });
+}
+
+/// Rows of x, or a copy of them.
+enum Rounded<'a> {
+    AsIs(&'a [f32]),
+    New(Host<f32>),
+}
+
+impl Deref for Rounded<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Rounded::AsIs(x) => x,
+            Rounded::New(x) => x,
+        }
+    }
+}
+
+/// x as the kernels of a weight read it.
+enum Operand<'a> {
+    /// Rows of f32 (rounded as the weight's dtype asks), this many elements apart.
+    Rows(Rounded<'a>, usize),
+    /// Tiles of bf16 for instructions that multiply bf16.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    Tiles(Tiles),
+}
+
+impl Operand<'_> {
+    fn new<'a>(x: &'a [f32], m: usize, k: usize, w: &Packed) -> Operand<'a> {
+        match &w.data {
+            // An f16 weight is held in f32, which holds its products exactly: only x is left to round.
+            Panels::F16(_) => {
+                let mut rows = Host::scratch(x.len());
+                rows.iter_mut().zip(x).for_each(|(o, &v)| *o = crate::f16::from_f32(v).to_f32());
+                Operand::Rows(Rounded::New(rows), k)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Panels::BF16(_) if level() >= Level::Avx512Bf16 => Operand::Tiles(Tiles::new(x, m, k)),
+            Panels::BF16(_) => {
+                let ld = k.next_multiple_of(32);
+                let mut rows = if ld == k { Host::<f32>::scratch(m * ld) } else { Host::zeros(m * ld) };
+                let per = if m >= 64 { 16 * ld } else { m * ld };
+                // (With k = 0 there is nothing to round, and nothing to split.)
+                par::for_each_chunk(&mut rows, per, |i, rows| {
+                    let first = i * per / ld.max(1);
+                    rows.chunks_exact_mut(ld).zip(x[first * k..].chunks_exact(k)).for_each(|(o, x)| round(x, &mut o[..k]));
+                });
+                Operand::Rows(Rounded::New(rows), ld)
+            }
+            _ => Operand::Rows(Rounded::AsIs(x), k),
+        }
+    }
+}
+
+multiversion! {
+    /// To the nearest bf16, kept in f32; NaN stays NaN.
+    fn round<const FMA: bool>(x: &[f32], out: &mut [f32]) {
+        let _ = FMA;
+        for (o, &v) in out.iter_mut().zip(x) {
+            let b = v.to_bits();
+            let r = b.wrapping_add(0x7fff + ((b >> 16) & 1)) & 0xffff_0000;
+            *o = if v.is_nan() { f32::NAN } else { f32::from_bits(r) };
+        }
+    }
 }
 
 /// The block of y that a task owns: rows.0..rows.1 by cols.0..cols.1, disjoint from every other task's.
@@ -77,14 +163,15 @@ impl Sink<'_> {
     }
 }
 
-fn f32_block(x: &[f32], k: usize, panels: *const f32, sink: &Sink) {
+/// x: rows of k elements, `ld` apart; panels: k lines of 16 for every 16 columns of the sink.
+fn f32_block(x: &[f32], ld: usize, k: usize, panels: *const f32, sink: &Sink) {
     let ((r0, r1), (c0, c1)) = (sink.rows, sink.cols);
     let (m, cols) = (r1 - r0, c1 - c0);
     let into = if sink.add { gemm::Into::Add } else { gemm::Into::Store };
     // SAFETY: x holds rows r0..r1 of k; panels holds k lines of 16 per 16 columns; the block of y is this task's.
     unsafe {
         let y = sink.y.get().add(r0 * sink.n + c0);
-        gemm_raw(into, m, cols, k, rows(&x[r0 * k..r1 * k], k), panels, 16, k * 16, y, sink.n);
+        gemm_raw(into, m, cols, k, rows(&x[r0 * ld..r1 * ld], ld), panels, 16, k * 16, y, sink.n);
         if let Some(b) = sink.bias {
             for r in 0..m {
                 let row = std::slice::from_raw_parts_mut(y.add(r * sink.n), cols);
@@ -94,52 +181,110 @@ fn f32_block(x: &[f32], k: usize, panels: *const f32, sink: &Sink) {
     }
 }
 
-fn bf16_block(t: &Tiles, lines: &[LineBf16], p0: usize, p1: usize, sink: &Sink) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if level() >= Level::Amx {
-            return super::x86::amx_block(t, lines, p0, p1, sink);
-        }
-        if level() >= Level::Avx512Bf16 {
-            return super::x86::bf16_block(t, lines, p0, p1, sink);
-        }
+/// Columns of x per pass of [`many_rows`]: what they need of a panel, 16 KB of f32, stays in L1.
+const DEPTH: usize = 256;
+
+/// One panel for many rows, [`DEPTH`] columns of x at a time: widened once for all of them. Sums go on from pass to pass, so
+/// they are those of [`widen_block`].
+fn many_rows(x: &[f32], ld: usize, lines: &[LineBf16], p: usize, sink: &Sink) {
+    let (r0, r1) = sink.rows;
+    let mut panel = [Line([0.0f32; 16]); DEPTH];
+    let mut sums = Host::<f32>::scratch((r1 - r0) * 16);
+    for (i, lines) in lines.chunks(DEPTH / 2).enumerate() {
+        let k = 2 * lines.len();
+        // SAFETY: safe but for the instruction set, which is dispatched.
+        unsafe { widen_panel(lines, &mut panel) };
+        let into = if i == 0 { gemm::Into::Store } else { gemm::Into::Resume };
+        let x = rows(&x[r0 * ld + i * DEPTH..r1 * ld], ld);
+        // SAFETY: x holds k columns of rows r0..r1 from here on, the panel k lines, sums a line per row.
+        unsafe {
+            gemm_raw(into, r1 - r0, 16, k, x, panel.as_ptr() as *const f32, 16, 16, sums.as_mut_ptr(), 16)
+        };
     }
-    widen_block(t, lines, p0, p1, sink);
+    for (r, line) in sums.chunks_exact(16).enumerate() {
+        sink.put(r0 + r, p * 16, line);
+    }
 }
 
-crate::multiversion! {
-    /// bf16 without bf16 instructions: widen both operands to f32.
-    fn widen_block<const FMA: bool>(t: &Tiles, lines: &[LineBf16], p0: usize, p1: usize, sink: &Sink) {
-        let half_k = t.k_tiles * 16;
-        for p in p0..p1 {
-            let panel = &lines[p * half_k..(p + 1) * half_k];
-            let mut r = sink.rows.0;
-            while r < sink.rows.1 {
-                let many = (sink.rows.1 - r).min(4);
-                let mut acc = [[0.0f32; 16]; 4];
-                for (i, line) in panel.iter().enumerate() {
-                    for q in 0..many {
-                        let row = r + q;
-                        let a = &t.lines[(row / 16 * t.k_tiles + i / 16) * 16 + row % 16].0;
-                        let (a0, a1) = (widen(a[i % 16 * 2]), widen(a[i % 16 * 2 + 1]));
-                        for l in 0..16 {
-                            let s = madd::<FMA>(widen(line.0[2 * l]), a0, acc[q][l]);
-                            acc[q][l] = madd::<FMA>(widen(line.0[2 * l + 1]), a1, s);
-                        }
-                    }
-                }
-                for q in 0..many {
-                    sink.put(r + q, p * 16, &acc[q]);
-                }
-                r += many;
+lanes! {
+    /// Lines of bf16 [16][2] as two lines of f32 each.
+    unsafe fn widen_panel<V>(lines: &[LineBf16], out: &mut [LineF32]) {
+        for (line, out) in lines.iter().zip(out.chunks_exact_mut(2)) {
+            // SAFETY: a line holds 32 bf16 or 16 f32.
+            unsafe {
+                let (first, second) = V::widen_pairs(line.0.as_ptr());
+                first.store(out[0].0.as_mut_ptr());
+                second.store(out[1].0.as_mut_ptr());
             }
         }
     }
 }
 
+lanes! {
+    /// bf16 without bf16 instructions, few rows: weights are widened on the way into the registers. x: rows of 2 half_k
+    /// elements, rounded to bf16. Every sum runs over k in order, whatever the tile.
+    unsafe fn widen_block<V>(x: *const f32, lines: *const LineBf16, half_k: usize, p0: usize, p1: usize, sink: &Sink) {
+        let mut p = p0;
+        while p < p1 {
+            let few = sink.rows.1 - sink.rows.0 < 4;
+            // One row takes four panels, so that enough sums are in flight.
+            let wide = match p1 - p {
+                4.. if few => 4,
+                2.. if few || V::WIDE => 2,
+                _ => 1,
+            };
+            let mut r = sink.rows.0;
+            while r < sink.rows.1 {
+                // SAFETY: rows r.. and panels p..p + wide are there; the caller vouches for the rest.
+                unsafe {
+                    let (x, b) = (x.add(r * 2 * half_k), lines.add(p * half_k) as *const u16);
+                    r += match (wide, sink.rows.1 - r) {
+                        (4, _) => widen_tile::<V, 1, 4>(x, b, half_k, p, r, sink),
+                        (2, 8..) if V::WIDE => widen_tile::<V, 8, 2>(x, b, half_k, p, r, sink),
+                        (2, 4..) => widen_tile::<V, 4, 2>(x, b, half_k, p, r, sink),
+                        (2, _) => widen_tile::<V, 1, 2>(x, b, half_k, p, r, sink),
+                        // Eight rows are two tiles of four: six and two would leave too few sums in flight.
+                        (_, 7 | 8) => widen_tile::<V, 4, 1>(x, b, half_k, p, r, sink),
+                        (_, 6..) => widen_tile::<V, 6, 1>(x, b, half_k, p, r, sink),
+                        (_, 4..) => widen_tile::<V, 4, 1>(x, b, half_k, p, r, sink),
+                        (_, 2..) => widen_tile::<V, 2, 1>(x, b, half_k, p, r, sink),
+                        _ => widen_tile::<V, 1, 1>(x, b, half_k, p, r, sink),
+                    };
+                }
+            }
+            p += wide;
+        }
+    }
+}
+
+/// R rows by P panels; returns R.
 #[inline(always)]
-fn widen(b: u16) -> f32 {
-    f32::from_bits((b as u32) << 16)
+unsafe fn widen_tile<V: Lanes, const R: usize, const P: usize>(x: *const f32, b: *const u16, half_k: usize, p: usize, r: usize, sink: &Sink) -> usize {
+    // SAFETY: the caller's: R rows of 2 half_k, P panels of half_k lines of 32.
+    unsafe {
+        let mut acc = [[V::splat(0.0); P]; R];
+        for i in 0..half_k {
+            let mut w = [(V::splat(0.0), V::splat(0.0)); P];
+            for c in 0..P {
+                w[c] = V::widen_pairs(b.add((c * half_k + i) * 32));
+            }
+            for q in 0..R {
+                let at = x.add(q * 2 * half_k + 2 * i);
+                let (x0, x1) = (V::splat(*at), V::splat(*at.add(1)));
+                for c in 0..P {
+                    acc[q][c] = acc[q][c].fma(w[c].0, x0).fma(w[c].1, x1);
+                }
+            }
+        }
+        for q in 0..R {
+            for c in 0..P {
+                let mut sums = [0.0f32; 16];
+                acc[q][c].store(sums.as_mut_ptr());
+                sink.put(r + q, (p + c) * 16, &sums);
+            }
+        }
+    }
+    R
 }
 
 pub fn backward_weight(x: &[f32], dy: &[f32], m: usize, n: usize, k: usize, dw: &mut [f32]) {

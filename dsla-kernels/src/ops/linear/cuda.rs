@@ -8,21 +8,27 @@ use crate::{Device, Error, Result, Tensor, View, ViewMut};
 
 const DTYPES: &[&str] = &["bf16", "f16", "f32"];
 const HALVES: &[&str] = &["bf16", "f16"];
-const ACTS: &[&str] = &["none", "swiglu"];
+const WIDE: &[&str] = &["none", "swiglu"];
+/// swiglu16 writes y in T.
+const ACTS: &[&str] = &["none", "swiglu", "swiglu16"];
 
-static GEMM: Source =
-    Source::new("linear_gemm", include_str!("gemm.ptx"), &[("T", DTYPES), ("TILE", &["64", "128"]), ("ACT", ACTS)]);
+static GEMM: Source = Source {
+    name: "linear_gemm",
+    text: include_str!("gemm.ptx"),
+    axes: &[("T", DTYPES), ("TILE", &["64", "128"]), ("ACT", ACTS)],
+    skip: |v| v[0] == "f32" && v[2] == "swiglu16",
+};
 
 static ROWS: Source = Source {
     name: "linear_rows",
     text: include_str!("rows.ptx"),
     axes: &[("T", HALVES), ("M", &["1", "16"]), ("NT", &["1", "2", "4"]), ("ACT", ACTS)],
     // One tile cannot hold both gate and up.
-    skip: |v| v[2] == "1" && v[3] == "swiglu",
+    skip: |v| v[2] == "1" && v[3] != "none",
 };
 
 static ROWS_F32: Source =
-    Source::new("linear_rows_f32", include_str!("rows_f32.ptx"), &[("M", &["1", "4", "8"]), ("ACT", ACTS)]);
+    Source::new("linear_rows_f32", include_str!("rows_f32.ptx"), &[("M", &["1", "4", "8"]), ("ACT", WIDE)]);
 
 static MOVE: Source = Source::new("linear_move", include_str!("move.ptx"), &[("T", DTYPES)]);
 
@@ -42,29 +48,34 @@ pub struct Product<'a> {
     pub size: Size,
 }
 
-/// y (+)= x W^T + bias. x: [M, K] f32; y: [M, N] f32 (swiglu: half as wide as W is tall).
+/// y (+)= x W^T + bias. x: [M, K] f32 or as w; y: [M, N] f32 (swiglu: half as wide as W is tall, f32 or as w).
 pub fn forward(x: View, p: Product, y: &mut ViewMut) -> Result<()> {
     let [m, k] = x.dims(OP, "x")?;
     let device = x.device();
     if p.w.device() != device {
         return Err(Error::Device { op: OP, arg: "w", got: p.w.device(), want: device });
     }
-    check(x, &[m, k])?;
     let Device::Cuda(ordinal) = device else { unreachable!("dispatched by device") };
     let n = if p.swiglu { p.w.n() / 2 } else { p.w.n() };
     let (ld, dtype) = (p.w.ld(), p.w.dtype());
     let processors = context(ordinal)?.multiprocessors();
-    let straight = ld == k && x.address().is_multiple_of(16);
-    let act = ACTS[p.swiglu as usize];
+    let act = ACTS[p.swiglu as usize + (p.swiglu && y.dtype() != F32) as usize];
     let fills = |outputs: usize, rows: usize, blocks: usize| match p.size {
         Size::Auto => n.div_ceil(outputs) * m.div_ceil(rows) >= blocks * processors,
         size => size == Size::Large,
     };
+    // One f32 row of a 16-bit product is rounded by the kernel.
+    let inside = m == 1 && dtype != F32 && x.dtype() == F32;
+    let straight = ld == k && x.address().is_multiple_of(16) && (inside || x.dtype() == dtype);
+    let scratch = match (straight, x.dtype()) {
+        (true, _) => None,
+        (_, F32) => Some(round(x, dtype, ld)?),
+        _ => Some(pad(x, ld)?),
+    };
+    let x = scratch.as_ref().map_or(x, Tensor::view);
     // Two blocks of large tiles run on a multiprocessor at once.
     let width = if p.swiglu { 64 } else { 128 };
     if dtype == F32 {
-        let scratch = if straight { None } else { Some(round(x, F32, ld)?) };
-        let x = scratch.as_ref().map_or(x, Tensor::view);
         if m <= 8 {
             let most = if m == 1 { "1" } else if m <= 4 { "4" } else { "8" };
             let per = if p.swiglu { 16 } else { 32 };
@@ -74,8 +85,7 @@ pub fn forward(x: View, p: Product, y: &mut ViewMut) -> Result<()> {
         return gemm(x, p, y, [m, n, ld], fills(width, 128, 1), act);
     }
     if m <= 16 {
-        let scratch = if straight && m == 1 { None } else { Some(round(x, dtype, ld)?) };
-        let (rows, x) = scratch.as_ref().map_or(("1", x), |s| ("16", s.view()));
+        let rows = if x.dtype() == F32 { "1" } else { "16" };
         let outputs = if p.swiglu { 4 } else { 8 };
         let nt = match (fills(outputs * 4, 16, 1), fills(outputs * 2, 16, 1) || p.swiglu) {
             (true, _) => 4,
@@ -87,8 +97,7 @@ pub fn forward(x: View, p: Product, y: &mut ViewMut) -> Result<()> {
             .u32("pairs", pairs(n, y))
             .run(n.div_ceil(outputs * nt), 256, 0);
     }
-    let x = round(x, dtype, ld)?;
-    gemm(x.view(), p, y, [m, n, ld], (m > 64 || p.size == Size::Large) && fills(width, 128, 2), act)
+    gemm(x, p, y, [m, n, ld], (m > 64 || p.size == Size::Large) && fills(width, 128, 2), act)
 }
 
 fn gemm(x: View, p: Product, y: &mut ViewMut, [m, n, ld]: [usize; 3], large: bool, act: &str) -> Result<()> {
@@ -107,7 +116,8 @@ fn product(l: Launch, x: View, p: Product, y: &mut ViewMut, [m, n, ld]: [usize; 
         Some(b) => l.input_aligned("bias", b, F32, &[n], 4),
         None => l.null("bias"),
     };
-    l.output_aligned("y", y, F32, &[m, n], 4)
+    let (out, align) = (y.dtype(), y.dtype().size() as u64);
+    l.output_aligned("y", y, out, &[m, n], align)
         .u32("m", m)
         .u32("n", n)
         .u32("k", ld)
@@ -116,15 +126,7 @@ fn product(l: Launch, x: View, p: Product, y: &mut ViewMut, [m, n, ld]: [usize; 
 
 /// Whether two neighbours of a row of y can be stored at once.
 fn pairs(n: usize, y: &ViewMut) -> usize {
-    (n.is_multiple_of(2) && y.address().is_multiple_of(8)) as usize
-}
-
-fn check(x: View, want: &[usize]) -> Result<()> {
-    x.expect_shape(OP, "x", want)?;
-    match x.dtype() {
-        F32 => Ok(()),
-        got => Err(Error::DType { op: OP, arg: "x", got, want: "f32" }),
-    }
+    (n.is_multiple_of(2) && y.address().is_multiple_of(2 * y.dtype().size() as u64)) as usize
 }
 
 /// x [M, K] f32 as [M, ld] of a dtype, zero from K on.
@@ -141,7 +143,7 @@ fn round(x: View, dtype: DType, ld: usize) -> Result<Tensor> {
     Ok(y)
 }
 
-/// A weight [N, K] with rows of `ld` elements, zero from K on.
+/// A weight [N, K], or an x that is in its dtype, with rows of `ld` elements, zero from K on.
 pub fn pad(w: View, ld: usize) -> Result<Tensor> {
     let ([n, k], dtype) = (w.dims(OP, "w")?, w.dtype());
     let mut y = Tensor::empty_on(w.device(), [n, ld], dtype)?;

@@ -1,7 +1,8 @@
 //! Linear layers: y = x W^T (+ bias), with W packed once at load.
 //!
-//! A bf16 weight makes a bf16 product: x is rounded to bf16, products are summed in f32; so with f16. A quantised weight
-//! makes an int8 product: x is quantised per row and block of 32, see [`quant`].
+//! A bf16 weight makes a bf16 product: x is rounded to bf16, products are summed in f32; so with f16. An x that is in
+//! the weight's dtype already is the same function with half the bytes to read: what layers on a GPU hand each other.
+//! A quantised weight makes an int8 product: x is quantised per row and block of 32, see [`quant`].
 
 pub mod cases;
 mod cpu;
@@ -29,7 +30,7 @@ pub enum Into {
     Add,
 }
 
-/// y = x W^T + bias. x: [M, K] f32; w: [N, K] packed; bias: [N] f32; y: [M, N] f32.
+/// y = x W^T + bias. x: [M, K] f32 or the weight's dtype; w: [N, K] packed; bias: [N] f32; y: [M, N] f32.
 ///
 /// On a GPU the sums of a row are the same in every batch of up to 16 rows (f32: 8), and the same in every larger batch.
 ///
@@ -53,10 +54,14 @@ fn forward_sized(x: View, w: &Packed, bias: Option<View>, into: Into, mut y: Vie
     }
     if let Panels::Cuda(w) = &w.data {
         let check = |x: View, arg, want: &[usize]| x.expect_on(OP, arg, w.device(), DType::F32, want);
-        check(x, "x", &[m, k])?;
+        x.expect_on(OP, "x", w.device(), either(x.dtype(), w.dtype()), &[m, k])?;
         bias.map_or(Ok(()), |b| check(b, "bias", &[w.n()]))?;
         check(y.as_view(), "y", &[m, w.n()])?;
         return cuda::forward(x, cuda::Product { w, bias, into, swiglu: false, size }, &mut y);
+    }
+    if x.dtype() != DType::F32 && x.dtype() == w.dtype() && x.device() == Device::Cpu {
+        let x = x.to_tensor()?.to_dtype(DType::F32)?;
+        return forward_sized(x.view(), w, bias, into, y, size);
     }
     let xs = x.expect_f32(OP, "x", &[m, k])?;
     let bias = bias.map(|b| b.expect_f32(OP, "bias", &[w.n()])).transpose()?;
@@ -65,8 +70,13 @@ fn forward_sized(x: View, w: &Packed, bias: Option<View>, into: Into, mut y: Vie
     Ok(())
 }
 
-/// y = silu(x G^T) * (x U^T), the first half of a Llama MLP in one pass. x: [M, K] f32; w: [2F, K] packed, the rows of G
-/// and then those of U; y: [M, F] f32, written.
+/// Of f32 and the weight's dtype the one that an activation is in; f32 where it is in neither.
+fn either(got: DType, weight: DType) -> DType {
+    if got == weight { weight } else { DType::F32 }
+}
+
+/// y = silu(x G^T) * (x U^T), the first half of a Llama MLP in one pass. x: [M, K] f32 or the weight's dtype; w:
+/// [2F, K] packed, the rows of G and then those of U; y: [M, F] f32 or the weight's dtype, written.
 ///
 /// Errors: as [`forward`]; a weight with an odd number of rows.
 pub fn forward_swiglu(x: View, w: &Packed, y: ViewMut) -> Result<()> {
@@ -82,13 +92,16 @@ fn forward_swiglu_sized(x: View, w: &Packed, mut y: ViewMut, size: Size) -> Resu
         return Err(Error::Shape { op: OP, arg: "w", got: [w.n(), k].into(), want: "[2F, K]".into() });
     }
     if let Panels::Cuda(w) = &w.data {
-        x.expect_on(OP, "x", w.device(), DType::F32, &[m, k])?;
-        y.as_view().expect_on(OP, "y", w.device(), DType::F32, &[m, w.n() / 2])?;
+        x.expect_on(OP, "x", w.device(), either(x.dtype(), w.dtype()), &[m, k])?;
+        y.as_view().expect_on(OP, "y", w.device(), either(y.dtype(), w.dtype()), &[m, w.n() / 2])?;
         let p = cuda::Product { w, bias: None, into: Into::Store, swiglu: true, size };
         return cuda::forward(x, p, &mut y);
     }
     let mut both = Tensor::empty([m, w.n()], DType::F32);
     forward(x, w, None, Into::Store, both.view_mut())?;
+    if either(y.dtype(), w.dtype()) != y.dtype() {
+        return Err(Error::DType { op: OP, arg: "y", got: y.dtype(), want: "f32 or the weight's" });
+    }
     super::swiglu::forward(both.view(), y)
 }
 

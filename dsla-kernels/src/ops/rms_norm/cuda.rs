@@ -1,11 +1,12 @@
 //! Launches of the PTX kernels.
 
 use super::OP;
-use crate::cuda::tiles::{axis, rows, vector};
+use crate::cuda::tiles::{axis, float, rows, vector};
 use crate::cuda::{Source, launch};
 use crate::{DType::F32, Error, Result, Tensor, View, ViewMut};
 
-static RMS_NORM: Source = Source::new("rms_norm", rows!("rms_norm.ptx"), &[("V", &["1", "4"])]);
+static RMS_NORM: Source =
+    Source::new("rms_norm", rows!("rms_norm.ptx"), &[("OUT", &["f32", "bf16", "f16"]), ("V", &["1", "4"])]);
 
 /// The kernel sources of this op.
 pub(crate) static SOURCES: &[&Source] = &[&RMS_NORM];
@@ -14,12 +15,13 @@ pub(crate) static SOURCES: &[&Source] = &[&RMS_NORM];
 const MOST: usize = 24_000;
 
 pub fn forward(x: View, w: View, eps: f32, y: &mut ViewMut, [t, c]: [usize; 2]) -> Result<()> {
+    float(OP, "y", y)?;
     let v = vector(c, &[x, w], &[y]);
-    let align = 4 * v as u64;
-    launch(OP, x.device(), &RMS_NORM, &[axis(v)], "rms_norm_fwd")?
+    let (out, align) = (y.dtype(), 4 * v as u64);
+    launch(OP, x.device(), &RMS_NORM, &[out.name(), axis(v)], "rms_norm_fwd")?
         .input_aligned("x", x, F32, &[t, c], align)
         .input_aligned("w", w, F32, &[c], align)
-        .output_aligned("y", y, F32, &[t, c], align)
+        .output_aligned("y", y, out, &[t, c], (v * out.size()) as u64)
         .u32("units", c / v)
         .f32("eps", eps)
         .run(t, 128, 0)
@@ -33,13 +35,14 @@ pub fn add_forward(
     y: &mut ViewMut,
     [t, c]: [usize; 2],
 ) -> Result<()> {
+    float(OP, "y", y)?;
     let v = vector(c, &[r, w], &[x, y]);
-    let align = 4 * v as u64;
-    launch(OP, x.device(), &RMS_NORM, &[axis(v)], "rms_norm_add_fwd")?
+    let (out, align) = (y.dtype(), 4 * v as u64);
+    launch(OP, x.device(), &RMS_NORM, &[out.name(), axis(v)], "rms_norm_add_fwd")?
         .output_aligned("x", x, F32, &[t, c], align)
         .input_aligned("r", r, F32, &[t, c], align)
         .input_aligned("w", w, F32, &[c], align)
-        .output_aligned("y", y, F32, &[t, c], align)
+        .output_aligned("y", y, out, &[t, c], (v * out.size()) as u64)
         .u32("units", c / v)
         .f32("eps", eps)
         .run(t, 128, 0)
@@ -64,7 +67,7 @@ pub fn backward(
     let mut part = dw.as_ref().map(|_| Tensor::empty_on(x.device(), [blocks, c], F32)).transpose()?;
     let v = vector(c, &[x, w, dy], &[dx]);
     let align = 4 * v as u64;
-    let kernel = launch(OP, x.device(), &RMS_NORM, &[axis(v)], "rms_norm_bwd")?
+    let kernel = launch(OP, x.device(), &RMS_NORM, &["f32", axis(v)], "rms_norm_bwd")?
         .input_aligned("x", x, F32, &[t, c], align)
         .input_aligned("w", w, F32, &[c], align)
         .input_aligned("dy", dy, F32, &[t, c], align)
@@ -76,7 +79,7 @@ pub fn backward(
     let shared = if dw.is_some() { 4 * c } else { 0 };
     kernel.u32("rows", t).u32("each", each).u32("units", c / v).f32("eps", eps).run(blocks, 128, shared)?;
     if let (Some(mut dw), Some(part)) = (dw, part) {
-        launch(OP, x.device(), &RMS_NORM, &[axis(v)], "rms_norm_fold")?
+        launch(OP, x.device(), &RMS_NORM, &["f32", axis(v)], "rms_norm_fold")?
             .input("part", part.view(), F32, &[blocks, c])
             .output_aligned("dw", &mut dw, F32, &[c], 4)
             .u32("n", blocks)

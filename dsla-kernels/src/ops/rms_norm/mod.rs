@@ -5,17 +5,21 @@ mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
 
-use crate::{Device, Result, View, ViewMut};
+use super::copy;
+use crate::{DType, Device, Result, View, ViewMut};
 
 const OP: &str = "rms_norm";
 
-/// `y = x / sqrt(mean(x^2) + eps) * w`. x, y: [T, C] f32; w: [C] f32.
+/// `y = x / sqrt(mean(x^2) + eps) * w`. x: [T, C] f32; w: [C] f32; y: [T, C] f32, or bf16 or f16, rounded once.
 ///
 /// Errors: a shape, dtype or device that does not fit.
 pub fn forward(x: View, w: View, eps: f32, mut y: ViewMut) -> Result<()> {
     let [t, c] = x.dims(OP, "x")?;
     if x.device() != Device::Cpu {
         return cuda::forward(x, w, eps, &mut y, [t, c]);
+    }
+    if y.dtype() != DType::F32 {
+        return copy::through_f32(y, |y| forward(x, w, eps, y));
     }
     let (xs, ws) = (x.expect_f32(OP, "x", &[t, c])?, w.expect_f32(OP, "w", &[c])?);
     let ys = y.expect_f32(OP, "y", &[t, c])?;
@@ -24,13 +28,16 @@ pub fn forward(x: View, w: View, eps: f32, mut y: ViewMut) -> Result<()> {
 }
 
 /// `x = x + r`, then [`forward`] of x: the end of one residual branch and the start of the next, in one pass.
-/// x, r, y: [T, C] f32; w: [C] f32; x and y are written.
+/// x, r: [T, C] f32; w: [C] f32; y: [T, C] f32, bf16 or f16; x and y are written.
 ///
 /// Errors: a shape, dtype or device that does not fit.
 pub fn add_forward(mut x: ViewMut, r: View, w: View, eps: f32, mut y: ViewMut) -> Result<()> {
     let [t, c] = x.as_view().dims(OP, "x")?;
     if x.device() != Device::Cpu {
         return cuda::add_forward(&mut x, r, w, eps, &mut y, [t, c]);
+    }
+    if y.dtype() != DType::F32 {
+        return copy::through_f32(y, |y| add_forward(x, r, w, eps, y));
     }
     let xs = x.expect_f32(OP, "x", &[t, c])?;
     let (rs, ws) = (r.expect_f32(OP, "r", &[t, c])?, w.expect_f32(OP, "w", &[c])?);

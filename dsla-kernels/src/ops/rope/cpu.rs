@@ -1,7 +1,9 @@
 //! Tokens in parallel, pairs in vectors.
 
 use super::{Table, Turn};
-use crate::{multiversion, par, simd::madd};
+use crate::host::Host;
+use crate::vec::narrow;
+use crate::{SliceMut, f16, multiversion, par, simd::madd};
 
 const ROWS: usize = 16;
 
@@ -16,6 +18,34 @@ pub fn rotate(x: &mut [f32], positions: &[u32], table: &Table, heads: usize, tur
             token(x, &cos[at..at + pairs], &sin[at..at + pairs], sign, factor);
         }
     });
+}
+
+/// [`rotate`], from x into another tensor of the same shape.
+pub fn into(x: &[f32], positions: &[u32], table: &Table, heads: usize, y: SliceMut) {
+    let pairs = table.pairs();
+    let row = (heads * 2 * pairs).max(1);
+    let (cos, sin) = (table.cos.f32(), table.sin.f32());
+    let turned = |at: usize, y: &mut [f32]| {
+        y.copy_from_slice(&x[at * row..][..y.len()]);
+        for (y, &p) in y.chunks_exact_mut(row).zip(&positions[at..]) {
+            let at = p as usize * pairs;
+            token(y, &cos[at..at + pairs], &sin[at..at + pairs], 1.0, 1.0);
+        }
+    };
+    match y {
+        SliceMut::F32(y) => par::for_each_chunk(y, ROWS * row, |i, y| turned(i * ROWS, y)),
+        SliceMut::BF16(y) => par::for_each_chunk(y, ROWS * row, |i, y| {
+            let mut wide = Host::scratch(y.len());
+            turned(i * ROWS, &mut wide);
+            narrow(&wide, y);
+        }),
+        SliceMut::F16(y) => par::for_each_chunk(y, ROWS * row, |i, y| {
+            let mut wide = Host::scratch(y.len());
+            turned(i * ROWS, &mut wide);
+            y.iter_mut().zip(&*wide).for_each(|(y, x)| *y = f16::from_f32(*x));
+        }),
+        SliceMut::U32(_) => unreachable!("dtypes were checked"),
+    }
 }
 
 multiversion! {

@@ -11,8 +11,8 @@ mod tests;
 
 pub use table::Table;
 
-use super::{copy, embedding::check_below};
-use crate::{DType, Device, Error, Result, Tensor, View, ViewMut};
+use super::embedding::check_below;
+use crate::{DType, Device, Error, Result, View, ViewMut};
 
 const OP: &str = "rope";
 
@@ -83,9 +83,14 @@ pub fn forward_cache(x: View, positions: View, table: &Table, cache: ViewMut, at
     if x.device() != Device::Cpu {
         return cuda::into(x, positions, table, &mut rows, shape);
     }
-    let mut y = Tensor::from_f32(shape, x.expect_f32(OP, "x", &shape)?.to_vec());
-    forward(y.view_mut(), positions, table, false)?;
-    copy::cast(y.view(), rows)
+    if table.device() != Device::Cpu {
+        return Err(Error::Device { op: OP, arg: "table", got: table.device(), want: Device::Cpu });
+    }
+    let xs = x.expect_f32(OP, "x", &shape)?;
+    let positions = positions.expect_u32(OP, "positions", &[t])?;
+    check_below(OP, "positions", positions, table.positions())?;
+    cpu::into(xs, positions, table, h, rows.into_host());
+    Ok(())
 }
 
 /// The shape of x, of heads that fit the table.

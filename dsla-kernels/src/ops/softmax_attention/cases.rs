@@ -2,14 +2,15 @@
 
 use super::{Dims, Paged, backward, forward, naive, paged_decode};
 use crate::case::{Backward, Case, Input, Rng};
+use crate::real::{Bf16, F16 as Half, Real};
 use crate::{DType, Tensor, spec};
 
 /// Every case of this op.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![];
     for (t, s) in [(1, 1), (1, 63), (1, 700), (2, 2), (3, 130), (63, 63), (65, 65), (100, 256), (130, 131)] {
-        cases.push(case(Dims { t, s, h: 2, g: 1, d: 8 }, DType::F32));
-        cases.push(case(Dims { t, s, h: 6, g: 2, d: 20 }, DType::BF16));
+        cases.push(case(Dims { t, s, h: 2, g: 1, d: 8 }, DType::F32, DType::F32));
+        cases.push(case(Dims { t, s, h: 6, g: 2, d: 20 }, DType::BF16, DType::F32));
     }
     use DType::{BF16, F16, F32};
     let sizes = [
@@ -34,7 +35,7 @@ pub fn cases() -> Vec<Case> {
         (47, 47, 3, 1, 128, F16),
         (129, 140, 1, 1, 128, BF16),
     ];
-    cases.extend(sizes.map(|(t, s, h, g, d, dtype)| case(Dims { t, s, h, g, d }, dtype)));
+    cases.extend(sizes.map(|(t, s, h, g, d, dtype)| case(Dims { t, s, h, g, d }, dtype, F32)));
     let ragged: &[u32] = &[700, 1, 0, 63, 257, 64];
     for (lens, page, h, g, d, dtype) in [
         (ragged, 16, 6, 2, 20, BF16),
@@ -45,17 +46,40 @@ pub fn cases() -> Vec<Case> {
         (&[300, 63], 64, 10, 1, 128, F16),
         (&[17, 200], 16, 2, 2, 128, F32),
     ] {
-        cases.push(paged(lens, page, [h, g, d], dtype));
+        cases.push(paged(lens, page, [h, g, d], dtype, F32));
     }
+    // The output in the keys' dtype, as the next product wants it.
+    for (t, s, h, g, d, dtype) in [
+        (1, 129, 3, 1, 64, BF16),
+        (3, 70, 4, 2, 128, F16),
+        (45, 45, 3, 1, 64, BF16),
+        (33, 70, 2, 1, 128, F16),
+        (20, 21, 2, 1, 128, BF16),
+        (19, 19, 1, 1, 64, F16),
+    ] {
+        cases.push(case(Dims { t, s, h, g, d }, dtype, dtype));
+    }
+    cases.push(paged(&[130, 0, 17], 16, [3, 1, 64], BF16, BF16));
+    cases.push(paged(&[65, 1], 16, [2, 1, 128], F16, F16));
     for (t, s, d) in [(1, 4096, 64), (1024, 1024, 64), (4096, 4096, 64), (4096, 4096, 128)] {
-        cases.push(case(Dims { t, s, h: if s > t { 9 } else { 3 }, g: if s > t { 3 } else { 1 }, d }, BF16));
+        cases.push(case(Dims { t, s, h: if s > t { 9 } else { 3 }, g: if s > t { 3 } else { 1 }, d }, BF16, BF16));
     }
-    cases.push(paged(&[4096; 4], 16, [9, 3, 64], BF16));
+    cases.push(paged(&[4096; 4], 16, [9, 3, 64], BF16, BF16));
     cases
 }
 
+/// What the name of a case says of an output that is not f32.
+fn to(out: DType) -> String {
+    if out == DType::F32 { String::new() } else { format!("_to_{out}") }
+}
+
+/// The output as it is stored.
+fn stored<R: Real>(out: Vec<R>, narrow: bool) -> Vec<Vec<R>> {
+    vec![if narrow { out.into_iter().map(R::model).collect() } else { out }]
+}
+
 /// Sequences of these lengths on pages in no order, among pages of nobody.
-fn paged(lens: &[u32], page: usize, [h, g, d]: [usize; 3], dtype: DType) -> Case {
+fn paged(lens: &[u32], page: usize, [h, g, d]: [usize; 3], dtype: DType, out: DType) -> Case {
     let mut rng = Rng::new((lens.len() * 1009 + page * 7 + h + d) as u64);
     let (b, keys) = (lens.len(), lens.iter().map(|&l| l as usize).sum::<usize>());
     let most = lens.iter().copied().max().unwrap_or(0) as usize;
@@ -69,7 +93,7 @@ fn paged(lens: &[u32], page: usize, [h, g, d]: [usize; 3], dtype: DType) -> Case
         table[i * n.pages..][..many].copy_from_slice(&free.split_off(free.len() - many));
     }
     Case {
-        id: format!("paged_{dtype}_{lens:?}_page{page}_h{h}_g{g}_d{d}").replace(", ", "_"),
+        id: format!("paged_{dtype}_{lens:?}_page{page}_h{h}_g{g}_d{d}{}", to(out)).replace(", ", "_"),
         inputs: vec![
             Input { name: "q", tensor: rng.tensor(&[b, h, d], 1.0, DType::F32) },
             Input { name: "k_pool", tensor: rng.tensor(&[n.p, page, g, d], 1.0, dtype) },
@@ -77,38 +101,46 @@ fn paged(lens: &[u32], page: usize, [h, g, d]: [usize; 3], dtype: DType) -> Case
             Input { name: "table", tensor: Tensor::from_u32([b, n.pages], table) },
             Input { name: "lens", tensor: Tensor::from_u32([b], lens.to_vec()) },
         ],
-        spec: spec!(f32, |x| vec![naive::paged(&x[0], &x[1], &x[2], &x[3], &x[4], n)]),
+        spec: match out {
+            DType::BF16 => spec!(Bf16, |x| stored(naive::paged(&x[0], &x[1], &x[2], &x[3], &x[4], n), true)),
+            DType::F16 => spec!(Half, |x| stored(naive::paged(&x[0], &x[1], &x[2], &x[3], &x[4], n), true)),
+            _ => spec!(f32, |x| stored(naive::paged(&x[0], &x[1], &x[2], &x[3], &x[4], n), false)),
+        },
         run: Box::new(move |x| {
-            let mut out = Tensor::empty_on(x[0].device(), [b, h, d], DType::F32)?;
+            let mut out = Tensor::empty_on(x[0].device(), [b, h, d], out)?;
             let v = |i: usize| x[i].view();
             paged_decode(v(0), v(1), v(2), v(3), v(4), out.view_mut())?;
             Ok(vec![out])
         }),
         backward: None,
         flops: (4 * h * d * keys) as f64,
-        bytes: (8 * b * h * d + 2 * keys * g * d * dtype.size()) as f64,
+        bytes: ((4 + out.size()) * b * h * d + 2 * keys * g * d * dtype.size()) as f64,
         bench: keys > 10_000,
     }
 }
 
-fn case(n: Dims, dtype: DType) -> Case {
+fn case(n: Dims, dtype: DType, out: DType) -> Case {
     let Dims { t, s, h, g, d } = n;
     let mut rng = Rng::new((t * 1009 + s * 7 + h) as u64);
     Case {
-        id: format!("{dtype}_t{t}_s{s}_h{h}_g{g}_d{d}"),
+        id: format!("{dtype}_t{t}_s{s}_h{h}_g{g}_d{d}{}", to(out)),
         inputs: vec![
             Input { name: "q", tensor: rng.tensor(&[t, h, d], 1.0, DType::F32) },
             Input { name: "k", tensor: rng.tensor(&[s, g, d], 1.0, dtype) },
             Input { name: "v", tensor: rng.tensor(&[s, g, d], 1.0, dtype) },
         ],
-        spec: spec!(f32, |x| vec![naive::forward(&x[0], &x[1], &x[2], n)]),
+        spec: match out {
+            DType::BF16 => spec!(Bf16, |x| stored(naive::forward(&x[0], &x[1], &x[2], n), true)),
+            DType::F16 => spec!(Half, |x| stored(naive::forward(&x[0], &x[1], &x[2], n), true)),
+            _ => spec!(f32, |x| stored(naive::forward(&x[0], &x[1], &x[2], n), false)),
+        },
         run: Box::new(move |x| {
-            let mut out = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
+            let mut out = Tensor::empty_on(x[0].device(), [t, h, d], out)?;
             forward(x[0].view(), x[1].view(), x[2].view(), out.view_mut())?;
             Ok(vec![out])
         }),
         // The gradients of q and k of a single key are zero: nothing to compare rounding with.
-        backward: (s > 1 || d < 64).then(|| -> Backward {
+        backward: ((s > 1 || d < 64) && (out == DType::F32 || t * s > 100_000)).then(|| -> Backward {
             Box::new(move |x, d_out| {
                 let mut out = Tensor::empty_on(x[0].device(), [t, h, d], DType::F32)?;
                 forward(x[0].view(), x[1].view(), x[2].view(), out.view_mut())?;
@@ -120,7 +152,7 @@ fn case(n: Dims, dtype: DType) -> Case {
             })
         }),
         flops: (4 * h * d) as f64 * (t as f64 * (s - t) as f64 + (t * (t + 1)) as f64 / 2.0),
-        bytes: (8 * t * h * d + 2 * s * g * d * dtype.size()) as f64,
+        bytes: ((4 + out.size()) * t * h * d + 2 * s * g * d * dtype.size()) as f64,
         bench: t * s > 100_000 || s == 4096,
     }
 }

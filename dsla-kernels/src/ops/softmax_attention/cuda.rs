@@ -13,7 +13,7 @@ const SIZES: &[&str] = &["64", "128"];
 static PREFILL: Source = Source {
     name: "softmax_attention_prefill",
     text: include_str!("prefill.ptx"),
-    axes: &[("T", &["bf16", "f16"]), ("D", SIZES), ("OUT", &["out", "lse"])],
+    axes: &[("T", &["bf16", "f16"]), ("D", SIZES), ("OUT", &["out", "out16", "lse"])],
     skip: |v| v[0] == "f16" && v[2] == "lse",
 };
 static DECODE: Source = Source::new(
@@ -21,7 +21,7 @@ static DECODE: Source = Source::new(
     include_str!("decode.ptx"),
     &[("T", KEYS), ("D", SIZES), ("M", &["1", "4", "8"])],
 );
-static COMBINE: Source = Source::new("softmax_attention_combine", include_str!("combine.ptx"), &[]);
+static COMBINE: Source = Source::new("softmax_attention_combine", include_str!("combine.ptx"), &[("OUT", KEYS)]);
 
 static SIMT: Source =
     Source::new("softmax_attention_simt", include_str!("simt.ptx"), &[("T", &["f32", "f16"]), ("D", SIZES)]);
@@ -78,15 +78,17 @@ pub fn forward(q: View, k: View, v: View, out: &mut ViewMut, n: Dims) -> Result<
         let kernel = launch(OP, q.device(), &SIMT, &["f32", d], "softmax_attention_simt_fwd")?;
         (kernel, rows.div_ceil(kept(n.d)), shared(n.d, 1, 2, 1))
     } else {
+        let to = if out.dtype() == F32 { "out" } else { "out16" };
         let kernel =
-            launch(OP, q.device(), &PREFILL, &[dtype.name(), d, "out"], "softmax_attention_prefill")?;
+            launch(OP, q.device(), &PREFILL, &[dtype.name(), d, to], "softmax_attention_prefill")?;
         (kernel, rows.div_ceil(ROWS), prefill_shared(n.d))
     };
+    let to = out.dtype();
     kernel
         .input("q", q, F32, &[n.t, n.h, n.d])
         .input("k", k, dtype, &[n.s, n.g, n.d])
         .input("v", v, dtype, &[n.s, n.g, n.d])
-        .output("out", out, F32, &[n.t, n.h, n.d])
+        .output("out", out, to, &[n.t, n.h, n.d])
         .u32("t", n.t)
         .u32("s", n.s)
         .u32("g", n.g)
@@ -177,14 +179,15 @@ fn decode(q: View, x: &Cache, out: &mut ViewMut, [b, h, g, d]: [usize; 4]) -> Re
     .u32("group", group)
     .run([b * splits, g * chunks], 128, 0)?;
 
-    let kernel = launch(OP, device, &COMBINE, &[], "softmax_attention_combine")?
+    let to = out.dtype();
+    let kernel = launch(OP, device, &COMBINE, &[to.name()], "softmax_attention_combine")?
         .input_aligned("acc", acc.view(), F32, &[b, splits, h, d], 4)
         .input_aligned("stats", stats.view(), F32, &[b, splits, h, 2], 8);
     match x.table {
         Some((_, lens)) => kernel.input_aligned("lens", lens, U32, &[b], 4),
         None => kernel.null("lens"),
     }
-    .output_aligned("out", out, F32, &[b, h, d], 4)
+    .output_aligned("out", out, to, &[b, h, d], to.size() as u64)
     .u32("first", x.first)
     .u32("capacity", x.capacity)
     .u32("splits", splits)

@@ -5,6 +5,7 @@ mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
 
+use super::copy;
 use crate::{DType, Device, Error, Result, View, ViewMut};
 
 const OP: &str = "softmax_attention";
@@ -81,15 +82,25 @@ fn dims(q: &View, k: &View, v: &View) -> Result<Dims> {
     Ok(Dims { t, s, h, g, d })
 }
 
-/// out = softmax(q k^T / sqrt(D) + causal mask) v. q, out: [T, H, D] f32; k, v: [S, G, D] f32, bf16 or f16; query t is
-/// position S - T + t and sees keys 0..=S - T + t; query head h reads kv head h G / H.
+/// Of f32 and the keys' dtype the one that `out` is in; f32 where it is in neither.
+fn either(out: &ViewMut, k: &View) -> DType {
+    if out.dtype() == k.dtype() { k.dtype() } else { DType::F32 }
+}
+
+/// out = softmax(q k^T / sqrt(D) + causal mask) v. q: [T, H, D] f32; k, v: [S, G, D] f32, bf16 or f16; out: [T, H, D]
+/// f32 or, rounded once, the dtype of k; query t is position S - T + t and sees keys 0..=S - T + t; query head h reads
+/// kv head h G / H.
 ///
-/// On a GPU D is 64 or 128, and above 8 queries q is rounded to the dtype of k.
+/// On a GPU D is 64 or 128. Above 8 queries q and the probabilities are rounded to the dtype of k there, and on a CPU that
+/// multiplies bf16 if k is bf16.
 pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
     let n = dims(&q, &k, &v)?;
-    out.as_view().expect_on(OP, "out", q.device(), DType::F32, &[n.t, n.h, n.d])?;
+    out.as_view().expect_on(OP, "out", q.device(), either(&out, &k), &[n.t, n.h, n.d])?;
     if q.device() != Device::Cpu {
         return cuda::forward(q, k, v, &mut out, n);
+    }
+    if out.dtype() != DType::F32 {
+        return copy::through_f32(out, |out| forward(q, k, v, out));
     }
     let q = q.expect_f32(OP, "q", &[n.t, n.h, n.d])?;
     let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
@@ -98,9 +109,10 @@ pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
 }
 
 /// One query token per sequence against a paged cache: out_b = softmax(q_b k^T / sqrt(D)) v over the first `lens[b]`
-/// positions of sequence b; position j is row j % page of page `table[b][j / page]` of the pools. q, out: [B, H, D]
-/// f32; k_pool, v_pool: [P, page, G, D] f32, bf16 or f16; table: [B, pages] u32; lens: [B] u32. A sequence without
-/// positions gets zeros; entries of the table beyond its last position are not used.
+/// positions of sequence b; position j is row j % page of page `table[b][j / page]` of the pools. q: [B, H, D] f32;
+/// out: [B, H, D] f32 or, rounded once, the dtype of the pools; k_pool, v_pool: [P, page, G, D] f32, bf16 or f16; table:
+/// [B, pages] u32; lens: [B] u32. A sequence without positions gets zeros; entries of the table beyond its last position
+/// are not used.
 ///
 /// The bits of a sequence depend on nothing but its own q, keys and values.
 ///
@@ -121,7 +133,7 @@ pub fn paged_decode(
     keys(&q, (&k_pool, "k_pool"), (&v_pool, "v_pool"), &[p, page, g, d])?;
     table.expect_on(OP, "table", device, DType::U32, &[b, pages])?;
     lens.expect_on(OP, "lens", device, DType::U32, &[b])?;
-    out.as_view().expect_on(OP, "out", device, DType::F32, &[b, h, d])?;
+    out.as_view().expect_on(OP, "out", device, either(&out, &k_pool), &[b, h, d])?;
     heads(h, g)?;
     if !page.is_power_of_two() {
         let (got, want) = (page.to_string(), "a power of two".into());
@@ -138,6 +150,9 @@ pub fn paged_decode(
     let n = Paged { b, p, page, pages, h, g, d };
     if device != Device::Cpu {
         return cuda::paged(q, k_pool, v_pool, table, lens, &mut out, n);
+    }
+    if out.dtype() != DType::F32 {
+        return copy::through_f32(out, |out| paged_decode(q, k_pool, v_pool, table, lens, out));
     }
     let (qs, outs) = (q.expect_f32(OP, "q", &[b, h, d])?, out.expect_f32(OP, "out", &[b, h, d])?);
     let (ids, lens) = (table.expect_u32(OP, "table", &[b, pages])?, lens.expect_u32(OP, "lens", &[b])?);

@@ -5,17 +5,22 @@ mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
 
-use crate::{Device, Error, Result, View, ViewMut};
+use super::copy;
+use crate::{DType, Device, Error, Result, View, ViewMut};
 
 const OP: &str = "swiglu";
 
-/// `y = silu(gate) * up`. gate_up: [T, 2F] f32, each row the gate's F values and then the up's; y: [T, F] f32, written.
+/// `y = silu(gate) * up`. gate_up: [T, 2F] f32, each row the gate's F values and then the up's; y: [T, F] f32, or bf16
+/// or f16, rounded once; written.
 ///
 /// Errors: a shape or dtype that does not fit, an odd row length among them.
 pub fn forward(gate_up: View, mut y: ViewMut) -> Result<()> {
     let (t, f) = halves(&gate_up)?;
     if gate_up.device() != Device::Cpu {
         return cuda::forward(gate_up, &mut y, [t, f]);
+    }
+    if y.dtype() != DType::F32 {
+        return copy::through_f32(y, |y| forward(gate_up, y));
     }
     let gs = gate_up.expect_f32(OP, "gate_up", &[t, 2 * f])?;
     let ys = y.expect_f32(OP, "y", &[t, f])?;

@@ -7,12 +7,13 @@
 mod mma;
 
 use super::super::{Args, Dims, Grads, Normalizer, OP};
+use crate::cuda::tiles::rows;
 use crate::cuda::{Launch, Source, launch};
 use crate::{DType::F32, Device, Error, Result, Tensor, View, ViewMut};
 
 pub(super) static LINEAR: Source = Source::new(
     "dsla_backward",
-    include_str!("backward.ptx"),
+    rows!("backward.ptx"),
     &[("T", &["f32", "bf16", "f16"]), ("D", &["64", "128"])],
 );
 /// The linear part on tensor cores.
@@ -21,12 +22,13 @@ pub(super) static CHUNK: Source = Source::new(
     include_str!("backward_mma.ptx"),
     &[("T", &["bf16", "f16"]), ("D", &["64", "128"])],
 );
-pub(super) static SUMS: Source = Source::new("dsla_backward_sums", include_str!("backward_sums.ptx"), &[]);
+pub(super) static SUMS: Source = Source::new("dsla_backward_sums", rows!("backward_sums.ptx"), &[]);
+pub(super) static DECAY: Source = Source::new("dsla_backward_decay", include_str!("backward_decay.ptx"), &[]);
 pub(super) static VALUE: Source =
-    Source::new("dsla_backward_value", include_str!("backward_value.ptx"), &[("BLOCKS", &["1", "2", "4"])]);
+    Source::new("dsla_backward_value", rows!("backward_value.ptx"), &[("BLOCKS", &["1", "2", "4"])]);
 pub(super) static WINDOW: Source = Source::new(
     "dsla_backward_window",
-    include_str!("backward_window.ptx"),
+    rows!("backward_window.ptx"),
     &[("T", &["f32", "bf16", "f16"]), ("D", &["64", "128"])],
 );
 
@@ -116,6 +118,10 @@ impl Call<'_> {
     }
 
     fn sizes(&self, l: Launch, tiles: usize) -> Launch {
+        self.dims(l).u32("tiles", tiles).u32("tasks", self.chunks * self.n.g * tiles)
+    }
+
+    fn dims(&self, l: Launch) -> Launch {
         let n = self.n;
         l.u32("l", n.l)
             .u32("h", n.h)
@@ -125,8 +131,6 @@ impl Call<'_> {
             .u32("e", n.e)
             .u32("lag", n.lag())
             .u32("span", self.span)
-            .u32("tiles", tiles)
-            .u32("tasks", self.chunks * n.g * tiles)
     }
 
     fn linear(&self, entry: &'static str) -> Result<Launch> {
@@ -321,8 +325,7 @@ impl Call<'_> {
             .u32("window", n.w)
             .run(n.h, 256, 0)?;
         let Some(parts) = parts.filter(|_| n.e == 1) else { return Ok(()) };
-        let tasks = self.chunks * n.g;
-        launch(OP, self.device, &SUMS, &[], "dsla_bwd_decay")?
+        launch(OP, self.device, &DECAY, &[], "dsla_bwd_decay")?
             .input("dots", dots.view(), F32, &[n.h, n.l, 2])
             .input("parts_k", parts.k.view(), F32, &[n.g, self.tiles, n.l, 2])
             .input_aligned("gamma", self.x.gamma, F32, &[2, n.h], 4)
@@ -332,8 +335,13 @@ impl Call<'_> {
             .u32("g", n.g)
             .u32("span", self.span)
             .u32("tiles", self.tiles)
-            .u32("tasks", tasks)
-            .run(tasks.div_ceil(4), 128, 0)
+            .run(self.chunks, 128, self.turned())
+    }
+
+    /// Shared memory of dsla_bwd_decay and dsla_bwd_cum.
+    fn turned(&self) -> usize {
+        let channels = 2 * self.n.g;
+        4 * channels * (33 + (32 / channels).max(1))
     }
 
     /// d_v of the keys that entered the states.
@@ -344,7 +352,7 @@ impl Call<'_> {
             65..=128 => "2",
             _ => "4",
         };
-        let tiles = n.d.div_ceil(2);
+        let tiles = n.d.div_ceil(8);
         let l = launch(OP, self.device, &VALUE, &[blocks], "dsla_bwd_value")?
             .input("phi_q", x.phi_q, F32, &[n.t, n.h, n.f])
             .input("phi_k", x.phi_k, F32, &[n.l, n.g, n.f])
@@ -353,7 +361,7 @@ impl Call<'_> {
             .reads(l)
             .input("grad", b.grad_s.view(), F32, &[self.chunks + 1, 2 * n.g, n.f, n.d])
             .output_aligned("d_v", d_v, F32, &[n.r + n.t, n.g, n.d], 4);
-        self.sizes(l, tiles).run(self.blocks(tiles), 128, 0)
+        self.dims(l).u32("tiles", tiles).run(self.chunks * n.g * tiles, 128, 0)
     }
 
     /// The exact part: d_q and the rest of d_k, d_v, d_sink_k, d_sink_v. Without a window it writes zeros.

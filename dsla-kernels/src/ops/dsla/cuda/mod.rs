@@ -6,15 +6,16 @@ mod chunk;
 pub use backward::{Forward, backward};
 
 use super::{Args, BatchArgs, BatchDims, Dims, Normalizer, OP, Pool};
+use crate::cuda::tiles::rows;
 use crate::cuda::{Source, launch};
 use crate::{DType, DType::F32, Error, Result, Tensor, View, ViewMut};
 
 static RECURRENT: Source =
-    Source::new("dsla_recurrent", include_str!("recurrent.ptx"), &[("V", &["f32", "bf16", "f16"])]);
+    Source::new("dsla_recurrent", rows!("recurrent.ptx"), &[("V", &["f32", "bf16", "f16"])]);
 
 static WINDOW: Source = Source::new(
     "dsla_window",
-    include_str!("window.ptx"),
+    rows!("window.ptx"),
     &[("V", &["f32", "bf16", "f16"]), ("M", &["seq", "batch"])],
 );
 
@@ -27,6 +28,7 @@ pub(crate) static SOURCES: &[&Source] = &[
     &backward::LINEAR,
     &backward::CHUNK,
     &backward::SUMS,
+    &backward::DECAY,
     &backward::VALUE,
     &backward::WINDOW,
 ];

@@ -1,7 +1,7 @@
 //! The linear part on tensor cores: every chunk as matrix products.
 
 use super::super::super::{Grads, OP};
-use super::{Borders, CHUNK, Call, SUMS};
+use super::{Borders, CHUNK, Call, DECAY, SUMS};
 use crate::cuda::{Launch, launch};
 use crate::{DType::F32, Result, Tensor};
 
@@ -10,16 +10,14 @@ impl Call<'_> {
     pub(super) fn outer(&self, b: &mut Borders, total: &mut Tensor) -> Result<Option<Tensor>> {
         let (n, [s, z]) = (self.n, self.borders());
         let mut cum = Tensor::empty_on(self.device, self.slots(), F32)?;
-        let tasks = self.chunks * n.g;
-        self.log_decay(launch(OP, self.device, &SUMS, &[], "dsla_bwd_cum")?)
+        self.log_decay(launch(OP, self.device, &DECAY, &[], "dsla_bwd_cum")?)
             .output("cum", &mut cum.view_mut(), F32, &self.slots())
             .output("total", &mut total.view_mut(), F32, &[self.chunks, 2 * n.g, 1])
             .u32("l", n.l)
             .u32("g", n.g)
             .u32("span", self.span)
             .u32("chunks", self.chunks)
-            .u32("tasks", tasks)
-            .run(tasks.div_ceil(4), 128, 0)?;
+            .run(self.chunks, 128, self.turned())?;
         let tasks = self.chunks * n.g * 2 * (n.f / 32) * (n.d / 64);
         let finish = |l: Launch, out: &mut Tensor, out_z: &mut Tensor| {
             l.input("cum", cum.view(), F32, &self.slots())

@@ -1,0 +1,250 @@
+//! A few queries against the rows of a cache: decode of both kinds of attention. Keys and values are widened on the way into
+//! the registers, so that every byte of the cache is read once.
+
+use crate::simd::lanes::{Lanes, lanes};
+use crate::vec::head_rows;
+use crate::{Slice, View};
+
+/// Rows of a cache, in one piece or on pages.
+pub(crate) struct Rows<'a> {
+    pub x: View<'a>,
+    /// Which rows of pages of this size.
+    pub pages: Option<(&'a [u32], usize)>,
+}
+
+/// Columns that kernels take at once. bf16 come in pairs out of a register: first all even columns of 32, then all odd
+/// ones, which is the order of q and of the sums too.
+pub(crate) const WIDE: usize = 32;
+
+/// Where column c lies in that order.
+pub(crate) fn place(c: usize) -> usize {
+    c / WIDE * WIDE + c % 2 * 16 + c % WIDE / 2
+}
+
+/// Consecutive rows as a kernel reads them: D rounded up to 32 elements each; f32 in the order of `place`.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    F32(*const f32, usize),
+    BF16(*const u16, usize),
+}
+
+impl Rows<'_> {
+    /// Rows j..j + count of kv head g as runs f(first, rows, run); `buf` holds what must be converted.
+    pub fn runs(&self, g: usize, j: usize, count: usize, buf: &mut Vec<f32>, mut f: impl FnMut(usize, usize, Run)) {
+        let [_, groups, d] = [self.x.shape().dims()[0], self.x.shape().dims()[1], self.x.shape().dims()[2]];
+        let mut done = 0;
+        while done < count {
+            let (row, len) = match self.pages {
+                None => (j, count),
+                Some((pages, page)) => {
+                    let at = j + done;
+                    (pages[at / page] as usize * page + at % page, (page - at % page).min(count - done))
+                }
+            };
+            let at = (row * groups + g) * d;
+            let run = match self.x.slice() {
+                Slice::BF16(x) if d.is_multiple_of(WIDE) => Run::BF16(x[at..].as_ptr() as *const u16, groups * d),
+                _ => {
+                    let (wide, mut plain) = (d.next_multiple_of(WIDE), vec![0.0; d]);
+                    buf.clear();
+                    buf.resize(len * wide, 0.0);
+                    for (i, out) in buf.chunks_exact_mut(wide).enumerate() {
+                        head_rows(&self.x, g, row + i, 1, &mut plain);
+                        plain.iter().enumerate().for_each(|(c, x)| out[place(c)] = *x);
+                    }
+                    Run::F32(buf.as_ptr(), wide)
+                }
+            };
+            f(done, len, run);
+            done += len;
+        }
+    }
+}
+
+/// Call a kernel of R heads (at most this many at a time) and a run's element type.
+macro_rules! heads {
+    ($group:expr, $most:expr, $run:expr, |$from:ident, $rows:ident, $ld:ident| $kernel:ident::<$v:ident>($($arg:expr),*)) => {
+        let mut $from = 0;
+        while $from < $group {
+            let now = ($group - $from).min($most);
+            match (now, $run) {
+                (4, Run::F32($rows, $ld)) => $kernel::<$v, f32, 4>($($arg),*),
+                (3, Run::F32($rows, $ld)) => $kernel::<$v, f32, 3>($($arg),*),
+                (2, Run::F32($rows, $ld)) => $kernel::<$v, f32, 2>($($arg),*),
+                (_, Run::F32($rows, $ld)) => $kernel::<$v, f32, 1>($($arg),*),
+                (4, Run::BF16($rows, $ld)) => $kernel::<$v, u16, 4>($($arg),*),
+                (3, Run::BF16($rows, $ld)) => $kernel::<$v, u16, 3>($($arg),*),
+                (2, Run::BF16($rows, $ld)) => $kernel::<$v, u16, 2>($($arg),*),
+                (_, Run::BF16($rows, $ld)) => $kernel::<$v, u16, 1>($($arg),*),
+            }
+            $from += now;
+        }
+    };
+}
+
+/// What a cache may hold.
+trait Element: Copy {
+    /// 32 columns: the even and the odd ones.
+    unsafe fn load<V: Lanes>(p: *const Self) -> [V; 2];
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(p: *const f32) -> [V; 2] {
+        // SAFETY: the caller's.
+        unsafe { [V::load(p), V::load(p.add(16))] }
+    }
+}
+
+impl Element for u16 {
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(p: *const u16) -> [V; 2] {
+        // SAFETY: the caller's.
+        let (even, odd) = unsafe { V::widen_pairs(p) };
+        [even, odd]
+    }
+}
+
+lanes! {
+    /// a[h * lda + j] = q_h . k_j for the rows of a run. q: [group, d]; d a multiple of 32.
+    pub(crate) unsafe fn scores<V>(run: Run, len: usize, q: *const f32, group: usize, d: usize, a: *mut f32, lda: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            heads!(group, 4, run, |h, rows, ld| scores_of::<V>(rows, ld, len, q.add(h * d), d, a.add(h * lda), lda));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn scores_of<V: Lanes, E: Element, const R: usize>(
+    rows: *const E,
+    ld: usize,
+    len: usize,
+    q: *const f32,
+    d: usize,
+    a: *mut f32,
+    lda: usize,
+) {
+    // SAFETY: the caller's: `len` rows of d elements, `ld` apart; R rows of q and of a.
+    unsafe {
+        let mut j = 0;
+        // Sums across lanes are long chains: four keys' at once.
+        while j + 4 <= len {
+            let mut acc = [[V::splat(0.0); 4]; R];
+            for i in 0..4 {
+                let one = key::<V, E, R>(rows.add((j + i) * ld), q, d);
+                (0..R).for_each(|r| acc[r][i] = one[r]);
+            }
+            (0..R).for_each(|r| V::sum4(acc[r], a.add(r * lda + j)));
+            j += 4;
+        }
+        while j < len {
+            let one = key::<V, E, R>(rows.add(j * ld), q, d);
+            let mut four = [0.0; 4];
+            for r in 0..R {
+                // As above, so that a key's bits do not depend on its place.
+                V::sum4([one[r]; 4], four.as_mut_ptr());
+                *a.add(r * lda + j) = four[0];
+            }
+            j += 1;
+        }
+    }
+}
+
+/// Lane sums of one key with R queries.
+#[inline(always)]
+unsafe fn key<V: Lanes, E: Element, const R: usize>(row: *const E, q: *const f32, d: usize) -> [V; R] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut acc = [V::splat(0.0); R];
+        let mut c = 0;
+        while c < d {
+            let k: [V; 2] = E::load(row.add(c));
+            for p in 0..2 {
+                for r in 0..R {
+                    acc[r] = acc[r].fma(k[p], V::load(q.add(r * d + c + 16 * p)));
+                }
+            }
+            c += WIDE;
+        }
+        acc
+    }
+}
+
+lanes! {
+    /// out[h * ldo..] += sum_j a[h * lda + j] v_j for the rows of a run; d a multiple of 32.
+    pub(crate) unsafe fn weighted<V>(run: Run, len: usize, a: *const f32, lda: usize, group: usize, d: usize, out: *mut f32, ldo: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            // Four sums of 32 columns each do not fit into 16 registers.
+            let most = if V::WIDE { 4 } else { 2 };
+            heads!(group, most, run, |h, rows, ld| weighted_of::<V>(rows, ld, len, a.add(h * lda), lda, d, out.add(h * ldo), ldo));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn weighted_of<V: Lanes, E: Element, const R: usize>(
+    rows: *const E,
+    ld: usize,
+    len: usize,
+    a: *const f32,
+    lda: usize,
+    d: usize,
+    out: *mut f32,
+    ldo: usize,
+) {
+    // SAFETY: the caller's: `len` rows of d elements, `ld` apart; R rows of a and of out.
+    unsafe {
+        let mut c = 0;
+        while c < d {
+            // One head takes 64 columns where there are that many: enough sums in flight.
+            if R == 1 && c + 2 * WIDE <= d {
+                columns::<V, E, R, 2>(rows.add(c), ld, len, a, lda, out.add(c), ldo);
+                c += 2 * WIDE;
+            } else {
+                columns::<V, E, R, 1>(rows.add(c), ld, len, a, lda, out.add(c), ldo);
+                c += WIDE;
+            }
+        }
+    }
+}
+
+/// [`weighted_of`] for P times 32 columns.
+#[inline(always)]
+unsafe fn columns<V: Lanes, E: Element, const R: usize, const P: usize>(
+    rows: *const E,
+    ld: usize,
+    len: usize,
+    a: *const f32,
+    lda: usize,
+    out: *mut f32,
+    ldo: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut acc = [[[V::splat(0.0); 2]; P]; R];
+        for r in 0..R {
+            for p in 0..P {
+                let at = out.add(r * ldo + WIDE * p);
+                acc[r][p] = [V::load(at), V::load(at.add(16))];
+            }
+        }
+        for j in 0..len {
+            for p in 0..P {
+                let v: [V; 2] = E::load(rows.add(j * ld + WIDE * p));
+                for r in 0..R {
+                    let w = V::splat(*a.add(r * lda + j));
+                    acc[r][p] = [acc[r][p][0].fma(v[0], w), acc[r][p][1].fma(v[1], w)];
+                }
+            }
+        }
+        for r in 0..R {
+            for p in 0..P {
+                let at = out.add(r * ldo + WIDE * p);
+                acc[r][p][0].store(at);
+                acc[r][p][1].store(at.add(16));
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Decode: fixed splits of the keys in parallel, combined in order, so that the result does not depend on the number of
+//! threads. Keys and values are widened on the way into the registers: every byte of the cache is read once.
+
+use super::super::{Dims, Paged};
+use crate::cache::{Rows, WIDE, place, scores, weighted};
+use crate::host::Host;
+use crate::par;
+use crate::vec::{axpy, exp_sub_sum, max};
+use crate::View;
+
+/// Keys per task: a power of two, so that whole pages or parts of one page make it up.
+const SPLIT: usize = 256;
+
+/// One query token over keys in one piece.
+pub fn one(q: &[f32], k: View, v: View, n: Dims, out: &mut [f32]) {
+    decode(q, &Rows { x: k, pages: None }, &Rows { x: v, pages: None }, n, out);
+}
+
+/// Sequences whose keys lie in pages, one after the other.
+pub fn paged(q: &[f32], k: View, v: View, table: &[u32], lens: &[u32], n: Paged, out: &mut [f32]) {
+    let flat = [n.p * n.page, n.g, n.d];
+    let (k, v, width) = (k.reshape(flat), v.reshape(flat), n.h * n.d);
+    for (b, &s) in lens.iter().enumerate() {
+        let pages = &table[b * n.pages..][..n.pages];
+        let rows = |x| Rows { x, pages: Some((pages, n.page)) };
+        let one = Dims { t: 1, s: s as usize, h: n.h, g: n.g, d: n.d };
+        let (q, out) = (&q[b * width..][..width], &mut out[b * width..][..width]);
+        if s == 0 {
+            out.fill(0.0);
+        } else {
+            decode(q, &rows(k), &rows(v), one, out);
+        }
+    }
+}
+
+fn decode(q: &[f32], k: &Rows, v: &Rows, n: Dims, out: &mut [f32]) {
+    let (group, splits, wide) = (n.h / n.g, n.s.div_ceil(SPLIT), n.d.next_multiple_of(WIDE));
+    let scale = 1.0 / (n.d as f32).sqrt();
+    let mut qs = Host::<f32>::zeros(n.h * wide);
+    for (o, q) in qs.chunks_exact_mut(wide.max(1)).zip(q.chunks_exact(n.d.max(1))) {
+        q.iter().enumerate().for_each(|(c, q)| o[place(c)] = q * scale);
+    }
+    // Per (split, query head): peak, sum, then D sums.
+    let size = wide + 16;
+    let mut parts = Host::<f32>::zeros(splits * n.h * size);
+    par::for_each_chunk(&mut parts, group * size, |task, part| {
+        let (split, g) = (task / n.g, task % n.g);
+        let j0 = split * SPLIT;
+        let cols = SPLIT.min(n.s - j0);
+        let mut buf = vec![];
+        let mut a = Host::<f32>::scratch(group * cols);
+        let q = &qs[g * group * wide..][..group * wide];
+        k.runs(g, j0, cols, &mut buf, |at, len, run| {
+            // SAFETY: the run is `len` rows of `wide`; q and a hold `group` rows, those of a from `at` on `len` more.
+            unsafe { scores(run, len, q.as_ptr(), group, wide, a.as_mut_ptr().add(at), cols) }
+        });
+        for i in 0..group {
+            let row = &mut a[i * cols..(i + 1) * cols];
+            part[i * size] = max(row);
+            part[i * size + 1] = exp_sub_sum(row, part[i * size]);
+        }
+        v.runs(g, j0, cols, &mut buf, |at, len, run| {
+            // SAFETY: as above; part holds `group` rows of `size`, sums from 16 on.
+            unsafe { weighted(run, len, a.as_ptr().add(at), cols, group, wide, part.as_mut_ptr().add(16), size) }
+        });
+    });
+    let mut row = Host::<f32>::scratch(wide);
+    for h in 0..n.h {
+        let part = |split: usize| &parts[(split * n.h + h) * size..][..size];
+        let peak = (0..splits).fold(f32::NEG_INFINITY, |m, s| m.max(part(s)[0]));
+        let (mut sum, o) = (0.0, &mut out[h * n.d..(h + 1) * n.d]);
+        row.fill(0.0);
+        for split in 0..splits {
+            let w = (part(split)[0] - peak).exp();
+            sum += w * part(split)[1];
+            axpy(w, &part(split)[16..], &mut row);
+        }
+        o.iter_mut().enumerate().for_each(|(c, o)| *o = row[place(c)] / sum);
+    }
+}
