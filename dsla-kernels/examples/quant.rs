@@ -73,7 +73,11 @@ fn main() {
             let time = best(seconds, || {
                 forward(x.view(), &w, None, Into::Store, y.view_mut()).expect("a product");
             });
-            println!("  {m} x {k} by {n}: {:.1} us, {:.1} GFLOP/s", time * 1e6, 2e-9 * (m * n * k) as f64 / time);
+            println!(
+                "  {m} x {k} by {n}: {:.1} us, {:.1} GFLOP/s",
+                time * 1e6,
+                2e-9 * (m * n * k) as f64 / time
+            );
         }
     }
 }

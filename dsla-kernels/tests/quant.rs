@@ -33,7 +33,10 @@ fn a_row_does_not_depend_on_its_batch_here() {
         };
         let all = product(0, most);
         for (first, rows) in [(0, 1), (7, 2), (3, 3), (11, 4), (1, 7), (5, 13), (2, 33)] {
-            assert!(product(first, rows) == all[first * n..(first + rows) * n], "{quant}: {rows} rows from {first}");
+            assert!(
+                product(first, rows) == all[first * n..(first + rows) * n],
+                "{quant}: {rows} rows from {first}"
+            );
         }
     }
 }
@@ -62,7 +65,11 @@ fn extremes_do_not_saturate_here() {
                 let want: f32 = row.iter().map(|w| w * sx * 127.0).sum();
                 let mut y = Tensor::empty([1, n], DType::F32);
                 forward(x.view(), &w, None, Into::Store, y.view_mut()).unwrap();
-                assert!(y.f32().iter().all(|&y| y == want), "{quant} {byte:#x}: got {:?}, want {want}", y.f32());
+                assert!(
+                    y.f32().iter().all(|&y| y == want),
+                    "{quant} {byte:#x}: got {:?}, want {want}",
+                    y.f32()
+                );
             }
         }
     }

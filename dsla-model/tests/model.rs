@@ -256,7 +256,8 @@ fn quantised_models_are_as_small_as_their_format_and_refuse_what_does_not_fit() 
         Model::load(path, &device, format).unwrap_err().to_string()
     };
     let e = refused(&fixture("tiny_tied"), Device::Cpu, Quant::Q8_0.into());
-    let want = "model.layers.0.mlp.down_proj.weight: got shape [32, 40], want rows of a multiple of 32, for q8_0";
+    let want =
+        "model.layers.0.mlp.down_proj.weight: got shape [32, 40], want rows of a multiple of 32, for q8_0";
     assert!(e.ends_with(want), "{e}");
     let e = refused(&path, Device::Cuda(0), Quant::Q4_0.into());
     assert_eq!(e, "load: dtype: got q4_0, want f32, bf16 or f16 on cuda:0");

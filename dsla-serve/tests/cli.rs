@@ -204,11 +204,23 @@ fn bad_texts_get_one_line() {
 fn quantised_weights() {
     let dir = tempfile::tempdir().unwrap();
     let m = "smollm2-135m-instruct";
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE-APACHE")).unwrap();
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE-APACHE")).unwrap();
     let text = write(dir.path(), "t.txt", text.as_bytes());
     let ppl = |dtype: &str| {
         let v = json(&[
-            "eval", "ppl", m, "--text", &text, "--context", "256", "--windows", "2", "--dtype", dtype, "--json",
+            "eval",
+            "ppl",
+            m,
+            "--text",
+            &text,
+            "--context",
+            "256",
+            "--windows",
+            "2",
+            "--dtype",
+            dtype,
+            "--json",
         ]);
         v["ppl"].as_f64().unwrap()
     };
@@ -219,8 +231,17 @@ fn quantised_weights() {
         let off = ppl(dtype) / want - 1.0;
         assert!(off.abs() < share, "{dtype}: perplexity off by {:.2}%", 100.0 * off);
         let v = json(&[
-            "generate", m, "--prompt", "The capital of France is", "--max-tokens", "8", "--temperature", "0",
-            "--dtype", dtype, "--json",
+            "generate",
+            m,
+            "--prompt",
+            "The capital of France is",
+            "--max-tokens",
+            "8",
+            "--temperature",
+            "0",
+            "--dtype",
+            dtype,
+            "--json",
         ]);
         assert!(v["text"].as_str().is_some_and(|t| t.contains(char::is_alphabetic)), "{dtype}: {v}");
         let held = v["memory"]["weights"].as_u64().unwrap();

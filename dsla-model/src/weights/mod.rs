@@ -19,9 +19,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+pub(crate) use files::{file_sha256, hex, read_text, read_text_if_there};
 pub use format::WeightFormat;
 pub(crate) use format::quantised;
-pub(crate) use files::{file_sha256, hex, read_text, read_text_if_there};
 pub(crate) use gguf::Gguf;
 pub use model_files::ModelFiles;
 

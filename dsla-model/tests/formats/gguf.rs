@@ -193,7 +193,10 @@ fn blocks_of_a_file() {
         }
     }
     let of = |name: &str| line(w.blocks(name, Quant::Q8_0));
-    assert!(of("model.layers.0.self_attn.v_proj.weight").contains("got shape [32, 2], want rows of a multiple of 32"));
+    assert!(
+        of("model.layers.0.self_attn.v_proj.weight")
+            .contains("got shape [32, 2], want rows of a multiple of 32")
+    );
     assert!(of("model.norm.weight").contains("want a matrix"));
     assert!(of("nothing").contains("want a tensor"));
     let mut bad = g.clone();
