@@ -29,6 +29,11 @@ impl Linear {
         Ok(Linear { weight: Packed::new(weight.view())?, bias })
     }
 
+    /// From a weight that is packed already and a bias [N] f32.
+    pub fn packed(weight: Packed, bias: Option<Tensor>) -> Linear {
+        Linear { weight, bias }
+    }
+
     /// dx = dy W as a layer of its own: the transposed weight, without bias.
     pub fn transposed(weight: &Tensor) -> Result<Linear> {
         Ok(Linear { weight: Packed::transposed(weight.view())?, bias: None })

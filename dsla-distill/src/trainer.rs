@@ -119,7 +119,7 @@ pub fn distill(
     // What ships is bf16: rank and measure exactly that.
     round_params(&mut adapter);
     adapter.training = serde_json::json!({
-        "config": config, "tokens": tokens_at(corpus, config, steps(config))?, "steps": steps(config), "model_dtype": model.dtype().name(),
+        "config": config, "tokens": tokens_at(corpus, config, steps(config))?, "steps": steps(config), "model_dtype": model.format().to_string(),
     });
     if config.stages.contains(&Stage::Rank) {
         on(Event::Stage(Stage::Rank));

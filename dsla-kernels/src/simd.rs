@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Level {
     /// Plain Rust, any target.
     Portable = 1,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2 = 2,
     /// AVX-512 F, BW, DQ, VL.
     Avx512 = 3,
@@ -45,6 +45,13 @@ pub fn force(level: Level) -> Level {
     level
 }
 
+/// Whether the level in use comes with AVX-512's dot products of bytes. They are no level of their own: every machine with
+/// bf16 dot products has them, and some without.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn vnni() -> bool {
+    level() >= Level::Avx512 && std::arch::is_x86_feature_detected!("avx512vnni")
+}
+
 static PAIRS: AtomicU8 = AtomicU8::new(0);
 
 /// Whether attention multiplies bf16 as such: where the machine does, or where a test asks for it.
@@ -60,7 +67,7 @@ pub fn force_pairs(on: bool) {
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Level {
     use std::arch::is_x86_feature_detected as has;
-    if !(has!("avx2") && has!("fma")) {
+    if !(has!("avx2") && has!("fma") && has!("f16c")) {
         return Level::Portable;
     }
     if !(has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")) {

@@ -1,8 +1,10 @@
 //! The hybrid Llama: one set of base weights; every sequence says, layer by layer, which attention it runs.
 
+mod load;
+
 use crate::adapter::Adapter;
 use crate::sequence::{LayerState, Plan, Sequence};
-use crate::weights::ModelFiles;
+use crate::weights::WeightFormat;
 use crate::{ChatTemplate, Config, Error, Result, Tokenizer, Weights};
 use dsla_core::attention::{DslaAttention, softmax_attention, softmax_attention_int8};
 use dsla_core::kernels::ops::{embedding, rope::Table};
@@ -28,7 +30,7 @@ pub(crate) struct Base {
     tokenizer: Option<Tokenizer>,
     chat_template: Option<ChatTemplate>,
     device: Device,
-    dtype: DType,
+    format: WeightFormat,
     embedding: Option<Tensor>,
     pub(crate) layers: Vec<Layer>,
     norm: RmsNorm,
@@ -73,92 +75,6 @@ pub struct Step<'a> {
 }
 
 impl Model {
-    /// Load from an HF directory or a `.gguf` file. dtype: f32, or bf16 (weights and KV cache; sums stay f32).
-    pub fn load(path: impl AsRef<Path>, device: &Device, dtype: DType) -> Result<Model> {
-        let device = *device;
-        let want = match (dtype, device) {
-            (DType::F32 | DType::BF16, _) | (DType::F16, Device::Cuda(_)) => None,
-            (_, Device::Cpu) => Some("f32 or bf16"),
-            _ => Some("f32, bf16 or f16"),
-        };
-        if let Some(want) = want {
-            let got = dtype.name().into();
-            return Err(Error::Argument { op: "load", arg: "dtype", got, want: want.into() });
-        }
-        let ModelFiles { config, weights, tokenizer, chat_template } = ModelFiles::open(path.as_ref())?;
-        weights.check(&expected(&config))?;
-        let read = |name: &str| Ok::<_, Error>(weights.read(name)?.to_dtype(dtype)?);
-        let bias = |name: String, on: bool| -> Result<Option<Tensor>> {
-            if on { Ok(Some(weights.read(&name)?.to_dtype(DType::F32)?)) } else { Ok(None) }
-        };
-        let mut layers = Vec::with_capacity(config.num_layers);
-        for l in 0..config.num_layers {
-            let name = |part: &str| format!("model.layers.{l}.{part}");
-            let fused = |parts: &[&str]| -> Result<Tensor> {
-                let mut all = read(&name(&format!("{}.weight", parts[0])))?;
-                for part in &parts[1..] {
-                    all.extend(read(&name(&format!("{part}.weight")))?.view())?;
-                }
-                Ok(all)
-            };
-            let fused_bias = |parts: &[&str], on: bool| -> Result<Option<Tensor>> {
-                let mut all: Option<Tensor> = None;
-                for part in parts {
-                    if let Some(b) = bias(name(&format!("{part}.bias")), on)? {
-                        match &mut all {
-                            Some(a) => a.extend(b.view())?,
-                            None => all = Some(b),
-                        }
-                    }
-                }
-                Ok(all)
-            };
-            let linear = |parts: &[&str], on: bool| -> Result<Linear> {
-                let bias = fused_bias(parts, on)?.map(|b| b.to_device(device)).transpose()?;
-                Ok(Linear::new(&fused(parts)?.to_device(device)?, bias)?)
-            };
-            let norm = |part: &str| {
-                Ok::<_, Error>(RmsNorm::new(weights.read(&name(part))?.to_device(device)?, config.rms_eps)?)
-            };
-            let (ab, mb) = (config.attention_bias, config.mlp_bias);
-            layers.push(Layer {
-                attn_norm: norm("input_layernorm.weight")?,
-                qkv: linear(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ab)?,
-                o: linear(&["self_attn.o_proj"], ab)?,
-                mlp_norm: norm("post_attention_layernorm.weight")?,
-                mlp: Mlp {
-                    gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"], mb)?,
-                    down: linear(&["mlp.down_proj"], mb)?,
-                },
-            });
-        }
-        let embedding = read("model.embed_tokens.weight")?.to_device(device)?;
-        let head = if config.tie_embeddings {
-            Linear::new(&embedding, None)?
-        } else {
-            Linear::new(&read("lm_head.weight")?.to_device(device)?, None)?
-        };
-        let norm = RmsNorm::new(weights.read("model.norm.weight")?.to_device(device)?, config.rms_eps)?;
-        let table = Table::new(&config.rope.inv_freq(config.head_dim), config.max_position, 1.0);
-        let table = table.to_device(device)?;
-        // A tied table is read out of the packed output layer: no second copy.
-        let embedding = (!config.tie_embeddings).then_some(embedding);
-        let base = Base {
-            config,
-            weights,
-            tokenizer,
-            chat_template,
-            device,
-            dtype,
-            embedding,
-            layers,
-            norm,
-            head,
-            table,
-        };
-        Ok(Model { base: Arc::new(base), adapter: None, mixers: Arc::new(vec![]), int8_cache: false })
-    }
-
     /// The same weights with the adapter in `dir`. Errors when it was made for other weights.
     pub fn with_adapter(self, dir: impl AsRef<Path>) -> Result<Model> {
         let adapter = Adapter::open(dir.as_ref(), &self)?;
@@ -232,9 +148,14 @@ impl Model {
         self.base.device
     }
 
-    /// Model dtype.
+    /// Model dtype: of KV caches and states, and of weights that are not quantised.
     pub fn dtype(&self) -> DType {
-        self.base.dtype
+        self.base.format.dtype()
+    }
+
+    /// What linear weights are held in.
+    pub fn format(&self) -> WeightFormat {
+        self.base.format
     }
 
     /// Rotary tables.
@@ -492,36 +413,4 @@ impl Layer {
     pub fn bytes(&self) -> usize {
         self.attn_norm.bytes() + self.qkv.bytes() + self.o.bytes() + self.mlp_norm.bytes() + self.mlp.bytes()
     }
-}
-
-/// Names and shapes of all tensors of a model.
-pub(crate) fn expected(c: &Config) -> Vec<(String, Vec<usize>)> {
-    let (hidden, mlp) = (c.hidden_size, c.intermediate_size);
-    let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
-    let mut all = vec![
-        ("model.embed_tokens.weight".into(), vec![c.vocab_size, hidden]),
-        ("model.norm.weight".into(), vec![hidden]),
-    ];
-    if !c.tie_embeddings {
-        all.push(("lm_head.weight".into(), vec![c.vocab_size, hidden]));
-    }
-    for l in 0..c.num_layers {
-        let mut linear = |part: &str, n: usize, k: usize, bias: bool| {
-            all.push((format!("model.layers.{l}.{part}.weight"), vec![n, k]));
-            if bias {
-                all.push((format!("model.layers.{l}.{part}.bias"), vec![n]));
-            }
-        };
-        linear("self_attn.q_proj", q, hidden, c.attention_bias);
-        linear("self_attn.k_proj", kv, hidden, c.attention_bias);
-        linear("self_attn.v_proj", kv, hidden, c.attention_bias);
-        linear("self_attn.o_proj", hidden, q, c.attention_bias);
-        linear("mlp.gate_proj", mlp, hidden, c.mlp_bias);
-        linear("mlp.up_proj", mlp, hidden, c.mlp_bias);
-        linear("mlp.down_proj", hidden, mlp, c.mlp_bias);
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            all.push((format!("model.layers.{l}.{norm}.weight"), vec![hidden]));
-        }
-    }
-    all
 }

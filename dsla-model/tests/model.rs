@@ -4,7 +4,7 @@ use dsla_model::core::Tensor;
 use dsla_model::eval::{divergence, perplexity, windows};
 use dsla_model::generate::{Options, generate};
 use dsla_model::sample::Params;
-use dsla_model::{Adapter, DType, Device, Form, Model, Plan, Step, Want, hub};
+use dsla_model::{Adapter, DType, Device, Form, Model, Plan, Quant, Step, Want, WeightFormat, hub};
 use std::path::{Path, PathBuf};
 
 const REAL: &str = "smollm2-135m-instruct";
@@ -13,13 +13,13 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-fn load(path: &Path, dtype: DType) -> Model {
-    Model::load(path, &Device::Cpu, dtype).unwrap()
+fn load(path: &Path, format: impl Into<WeightFormat>) -> Model {
+    Model::load(path, &Device::Cpu, format).unwrap()
 }
 
 /// The real model, fetched when it is not in the cache: these tests never skip.
-fn real(dtype: DType) -> Model {
-    load(&hub::fetch(REAL, &mut |_| {}).unwrap(), dtype)
+fn real(format: impl Into<WeightFormat>) -> Model {
+    load(&hub::fetch(REAL, &mut |_| {}).unwrap(), format)
 }
 
 fn logits(model: &Model, plan: &Plan, tokens: &[u32], split: &[usize]) -> Tensor {
@@ -222,13 +222,51 @@ fn the_real_model_scores_text_as_transformers_does() {
     let want = 2.648_182_9;
     let text =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE-APACHE")).unwrap();
-    for (dtype, share) in [(DType::F32, 2e-3), (DType::BF16, 1e-2)] {
-        let model = real(dtype);
+    // The file is Q4_1 with a Q8_0 embedding, as are models of that format: only activations are rounded. Q8_0 rounds the
+    // weights again, and little.
+    for (format, share) in [
+        (WeightFormat::from(DType::F32), 2e-3),
+        (DType::BF16.into(), 1e-2),
+        (Quant::Q8_0.into(), 2e-2),
+        (Quant::Q4_1.into(), 2e-2),
+    ] {
+        let model = real(format);
         let tokens = model.tokenizer().unwrap().encode(&text, false).unwrap();
         let w = windows(&tokens, 1024, Some(1)).unwrap();
         let got = perplexity(&model, &model.plan(0), &w, |_, _| {}).unwrap();
         let off: f64 = (got.nll - want).exp() - 1.0;
-        assert!(off.abs() < share, "{dtype}: perplexity off by {:.4}%", 100.0 * off);
+        assert!(off.abs() < share, "{format}: perplexity off by {:.4}%", 100.0 * off);
+    }
+}
+
+#[test]
+fn quantised_models_are_as_small_as_their_format_and_refuse_what_does_not_fit() {
+    let path = hub::fetch(REAL, &mut |_| {}).unwrap();
+    let model = real(Quant::Q4_1);
+    // Layers in 20 bytes per 32 weights, the output layer in 34. Every N of this model is whole panels.
+    let (norms, output) = (4 * 576 * 61, 49_152 * 576);
+    assert_eq!(model.bytes() - norms, (134_479_872 - output) / 32 * 20 + output / 32 * 34);
+    assert_eq!((model.format().to_string(), model.dtype()), ("q4_1".to_owned(), DType::BF16));
+    // Blocks straight from the file: every embedding is what the file says, bit for bit.
+    let want = model.weights().read("model.embed_tokens.weight").unwrap();
+    for id in [0, 1, 17, 49_151] {
+        assert!(model.embed(&[id]).unwrap().f32() == &want.f32()[id as usize * 576..][..576], "{id}");
+    }
+    let refused = |path: &Path, device, format: WeightFormat| {
+        Model::load(path, &device, format).unwrap_err().to_string()
+    };
+    let e = refused(&fixture("tiny_tied"), Device::Cpu, Quant::Q8_0.into());
+    let want =
+        "model.layers.0.mlp.down_proj.weight: got shape [32, 40], want rows of a multiple of 32, for q8_0";
+    assert!(e.ends_with(want), "{e}");
+    let e = refused(&path, Device::Cuda(0), Quant::Q4_0.into());
+    assert_eq!(e, "load: dtype: got q4_0, want f32, bf16 or f16 on cuda:0");
+    let e = refused(&path, Device::Cpu, DType::F16.into());
+    assert_eq!(e, "load: dtype: got f16, want f32, bf16, q8_0, q4_0 or q4_1 on cpu");
+    let e = "q5_k".parse::<WeightFormat>().unwrap_err().to_string();
+    assert_eq!(e, "load: dtype: got q5_k, want f32, bf16, f16, q8_0, q4_0 or q4_1");
+    for name in ["f32", "bf16", "f16", "q8_0", "q4_0", "q4_1"] {
+        assert_eq!(name.parse::<WeightFormat>().unwrap().to_string(), name);
     }
 }
 

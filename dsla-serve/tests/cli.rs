@@ -199,6 +199,71 @@ fn bad_texts_get_one_line() {
     assert!((v["ppl"].as_f64().unwrap().ln() - v["nll"].as_f64().unwrap()).abs() < 1e-9);
 }
 
+/// Every format gives text, the text's likelihood is near that of f32, and what is reported is what is held.
+#[test]
+fn quantised_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let m = "smollm2-135m-instruct";
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../LICENSE-APACHE")).unwrap();
+    let text = write(dir.path(), "t.txt", text.as_bytes());
+    let ppl = |dtype: &str| {
+        let v = json(&[
+            "eval",
+            "ppl",
+            m,
+            "--text",
+            &text,
+            "--context",
+            "256",
+            "--windows",
+            "2",
+            "--dtype",
+            dtype,
+            "--json",
+        ]);
+        v["ppl"].as_f64().unwrap()
+    };
+    let want = ppl("f32");
+    // Bytes of 32 weights; the output layer has 34.
+    let output = 49_152 * 576u64;
+    for (dtype, share, block) in [("q8_0", 0.02, 34), ("q4_1", 0.02, 20), ("q4_0", 0.25, 18)] {
+        let off = ppl(dtype) / want - 1.0;
+        assert!(off.abs() < share, "{dtype}: perplexity off by {:.2}%", 100.0 * off);
+        let v = json(&[
+            "generate",
+            m,
+            "--prompt",
+            "The capital of France is",
+            "--max-tokens",
+            "8",
+            "--temperature",
+            "0",
+            "--dtype",
+            dtype,
+            "--json",
+        ]);
+        assert!(v["text"].as_str().is_some_and(|t| t.contains(char::is_alphabetic)), "{dtype}: {v}");
+        let held = v["memory"]["weights"].as_u64().unwrap();
+        let linear = (134_479_872 - output) / 32 * block + output / 32 * 34;
+        assert!((linear..linear + 200_000).contains(&held), "{dtype}: {held}, want {linear} and the norms");
+        let v = json(&["info", m, "--dtype", dtype, "--json"]);
+        assert_eq!((v["dtype"].as_str(), v["bytes"]["total"].as_u64()), (Some(dtype), Some(held)));
+    }
+    let tiny = fixture("tiny_tied");
+    refused(
+        &["generate", &tiny, "--prompt-ids", "1", "--dtype", "q8_0"],
+        &["mlp.down_proj", "[32, 40]", "multiple of 32"],
+    );
+    let out = dsla(&["generate", &tiny, "--prompt-ids", "1", "--dtype", "q5_k"]);
+    let line = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(2) && line.contains("q5_k") && line.contains("q8_0"), "{line}");
+    // Whichever way a file is cut off: the reader of its header says so.
+    let whole = std::fs::read(dsla_model::hub::fetch(m, &mut |_| {}).unwrap()).unwrap();
+    let cut = write(dir.path(), "cut.gguf", &whole[..whole.len() - 1]);
+    refused(&["info", &cut, "--dtype", "q4_1"], &["cut.gguf", "bytes"]);
+}
+
 /// The main job, small: both answers, the perplexities, both engines, the table and the picture.
 #[test]
 fn the_demo_runs_to_its_plot() {

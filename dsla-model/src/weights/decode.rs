@@ -1,6 +1,7 @@
 //! Bytes of a weights file to numbers. Every encoding here is little-endian, row-major and, where quantised, in blocks
 //! of 32 along the innermost dimension (ggml-quants.c; gguf-py/gguf/quants.py is the reference the tests use).
 
+use dsla_kernels::ops::linear::Quant;
 use dsla_kernels::{Tensor, bf16, par};
 use half::f16;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,6 +43,17 @@ impl Encoding {
         // The decoded tensor takes up to 4 bytes per element: that product must fit as well.
         n.checked_mul(4)?;
         (n / elements).checked_mul(bytes)
+    }
+}
+
+impl From<Quant> for Encoding {
+    fn from(quant: Quant) -> Encoding {
+        match quant {
+            Quant::Q8_0 => Encoding::Q8_0,
+            Quant::Q4_0 => Encoding::Q4_0,
+            // The one format that is left: `Quant` may grow, and then this must.
+            _ => Encoding::Q4_1,
+        }
     }
 }
 
@@ -163,6 +175,31 @@ pub(crate) fn decode(
     };
     match bad.into_inner() {
         usize::MAX => Ok(tensor),
+        i => Err(i),
+    }
+}
+
+/// The blocks of a weight with rows of `k`, rows in HF order, or the flat index of the first element whose block has a scale
+/// that is not finite. `bytes` holds whole rows of whole blocks; `head_dim` is as for [`decode`].
+pub(crate) fn rows(quant: Quant, k: usize, bytes: &[u8], head_dim: usize) -> Result<Vec<u8>, usize> {
+    let (elements, size) = Encoding::from(quant).block();
+    let row = k / elements * size;
+    let halves = if quant == Quant::Q4_1 { 2 } else { 1 };
+    let mut out = vec![0; bytes.len()];
+    let bad = AtomicUsize::new(usize::MAX);
+    par::for_each_chunk(&mut out, piece(k) * row, |p, chunk| {
+        for (r, out) in chunk.chunks_exact_mut(row.max(1)).enumerate() {
+            let r = p * piece(k) + r;
+            let at = source_row(r, head_dim) * row;
+            out.copy_from_slice(&bytes[at..at + row]);
+            let finite = |b: &[u8]| (0..halves).all(|h| half_at(b, 2 * h).is_finite());
+            if let Some(b) = out.chunks_exact(size).position(|b| !finite(b)) {
+                bad.fetch_min(r * k + b * elements, Ordering::Relaxed);
+            }
+        }
+    });
+    match bad.into_inner() {
+        usize::MAX => Ok(out),
         i => Err(i),
     }
 }

@@ -3,6 +3,7 @@
 
 mod decode;
 mod files;
+mod format;
 mod gguf;
 mod model_files;
 mod names;
@@ -11,6 +12,7 @@ mod safetensors;
 use crate::{Config, Error, Result};
 use decode::{Encoding, decode};
 use dsla_kernels::Tensor;
+use dsla_kernels::ops::linear::Quant;
 use files::Mapped;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -18,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub(crate) use files::{file_sha256, hex, read_text, read_text_if_there};
+pub use format::WeightFormat;
+pub(crate) use format::quantised;
 pub(crate) use gguf::Gguf;
 pub use model_files::ModelFiles;
 
@@ -165,10 +169,7 @@ impl Weights {
     /// Errors: no such name, more than four dimensions, an element type without conversion, an element that is NaN or
     /// infinite.
     pub fn read(&self, name: &str) -> Result<Tensor> {
-        let Some(entry) = self.entries.get(name) else {
-            return Err(Error::file(&self.path, name, "nothing", "a tensor"));
-        };
-        let file = &self.files[entry.file];
+        let (entry, file) = self.entry(name)?;
         let error = |got: String, want: &str| Error::file(&file.path, name, got, want);
         let Some(encoding) = entry.encoding else {
             return Err(error(format!("dtype {}", entry.dtype), "F32, F16 or BF16"));
@@ -179,6 +180,34 @@ impl Weights {
         let bytes = &file.bytes()[entry.offset..entry.offset + entry.bytes];
         decode(encoding, &entry.shape, bytes, entry.head_dim)
             .map_err(|at| error(format!("NaN or infinity at element {at}"), "finite numbers"))
+    }
+
+    fn entry(&self, name: &str) -> Result<(&Entry, &Mapped)> {
+        let entry = self.entries.get(name);
+        let entry = entry.ok_or_else(|| Error::file(&self.path, name, "nothing", "a tensor"))?;
+        Ok((entry, &self.files[entry.file]))
+    }
+
+    /// A weight [N, K] as quantised blocks, row by row in HF order: the file's own where they are in this format, else
+    /// made of its values as ggml's reference does.
+    ///
+    /// Errors: as [`Weights::read`]; another rank, K no multiple of 32.
+    pub fn blocks(&self, name: &str, quant: Quant) -> Result<Vec<u8>> {
+        let (entry, file) = self.entry(name)?;
+        let error = |got: String, want: String| Error::file(&file.path, name, got, want);
+        let [_, k] = entry.shape[..] else {
+            return Err(error(format!("shape {:?}", entry.shape), "a matrix".into()));
+        };
+        if !k.is_multiple_of(32) {
+            let want = format!("rows of a multiple of 32, for {quant}");
+            return Err(error(format!("shape {:?}", entry.shape), want));
+        }
+        if entry.encoding != Some(Encoding::from(quant)) {
+            return Ok(quant.quantise(self.read(name)?.view())?);
+        }
+        let bytes = &file.bytes()[entry.offset..entry.offset + entry.bytes];
+        decode::rows(quant, k, bytes, entry.head_dim)
+            .map_err(|at| error(format!("NaN or infinity at element {at}"), "finite numbers".into()))
     }
 
     /// Compares names and shapes with those the model needs and reports all differences in one error.

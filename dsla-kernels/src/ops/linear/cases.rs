@@ -49,6 +49,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case(DType::BF16, DType::BF16, 256, 256, 4096, Size::Large));
     cases.push(swiglu(DType::BF16, [DType::BF16; 2], 256, 128, 4096, Size::Large));
     cases.push(weight_gradient(128, 512, 1024));
+    cases.extend(super::quant::cases::cases());
     cases
 }
 

@@ -24,6 +24,9 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
     if m == 0 || n == 0 {
         return;
     }
+    if let Panels::Quant(blocks) = &w.data {
+        return super::quant::cpu::forward(x, m, blocks, n, bias, into, y);
+    }
     let x = Operand::new(x, m, k, w);
     let rows = match x {
         Operand::Tiles(_) => ROWS,

@@ -2,16 +2,19 @@
 //!
 //! A bf16 weight makes a bf16 product: x is rounded to bf16, products are summed in f32; so with f16. An x that is in
 //! the weight's dtype already is the same function with half the bytes to read: what layers on a GPU hand each other.
+//! A quantised weight makes an int8 product: x is quantised per row and block of 32, see [`quant`].
 
 pub mod cases;
 mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
 mod pack;
+pub mod quant;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use pack::Packed;
+pub use quant::Quant;
 
 use crate::{DType, Device, Error, Result, Tensor, View, ViewMut};
 use pack::Panels;

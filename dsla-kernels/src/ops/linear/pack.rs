@@ -1,5 +1,6 @@
 //! Weights in the order the kernels read them.
 
+use super::quant::{Blocks, Quant};
 use super::{OP, cuda};
 use crate::{DType, Device, Error, Result, Slice, Tensor, View, bf16};
 
@@ -13,7 +14,8 @@ pub(super) type LineBf16 = Line<u16, 32>;
 
 /// A weight [N, K]. On the host in panels of 16 outputs: f32 as [N/16][K][16], bf16 as [N/16][K/2][16][2], padded with
 /// zeros to whole panels (and, for bf16, to K a multiple of 32: whole AMX tiles); f16, which few CPUs multiply, widened to
-/// f32. On a GPU as it is, row by row, and once more with padded rows where K is no multiple of 16 bytes.
+/// f32. On a GPU as it is, row by row, and once more with padded rows where K is no multiple of 16 bytes. Quantised blocks
+/// stay quantised, on the host only.
 pub struct Packed {
     n: usize,
     k: usize,
@@ -25,6 +27,7 @@ pub(super) enum Panels {
     BF16(Vec<LineBf16>),
     /// f16 widened to f32.
     F16(Vec<LineF32>),
+    Quant(Blocks),
     Cuda(Weight),
 }
 
@@ -90,6 +93,21 @@ impl Packed {
         Packed::build(w, n, k, |j, i| i * n + j)
     }
 
+    /// Quantise a weight [N, K], f32, bf16 or f16 on the host, as ggml's reference does, and pack it.
+    ///
+    /// Errors: another dtype or rank; K no multiple of 32; a weight on a GPU, which multiplies f32, bf16 and f16 only.
+    pub fn quantised(w: View, quant: Quant) -> Result<Packed> {
+        let [n, k] = w.dims(OP, "w")?;
+        Packed::from_blocks(quant, &quant.quantise(w)?, n, k)
+    }
+
+    /// Pack a weight [n, k] of GGUF's blocks as they lie in a file: row by row, little-endian. For the host.
+    ///
+    /// Errors: k no multiple of 32; another number of bytes than [`Quant::bytes`].
+    pub fn from_blocks(quant: Quant, blocks: &[u8], n: usize, k: usize) -> Result<Packed> {
+        Ok(Packed { n, k, data: Panels::Quant(Blocks::new(quant, blocks, n, k)?) })
+    }
+
     fn on_device(n: usize, k: usize, dtype: DType, copy: impl Fn() -> Result<Tensor>) -> Result<Packed> {
         match dtype {
             DType::F32 | DType::BF16 | DType::F16 => Ok(Packed { n, k, data: Panels::Cuda(Weight::new(copy()?)?) }),
@@ -133,10 +151,18 @@ impl Packed {
         self.k
     }
 
-    /// Element type.
+    /// How it is quantised, if it is.
+    pub fn quant(&self) -> Option<Quant> {
+        match &self.data {
+            Panels::Quant(b) => Some(b.quant),
+            _ => None,
+        }
+    }
+
+    /// Element type; of a quantised weight that of its rows as [`Packed::row`] gives them.
     pub fn dtype(&self) -> DType {
         match &self.data {
-            Panels::F32(_) => DType::F32,
+            Panels::F32(_) | Panels::Quant(_) => DType::F32,
             Panels::BF16(_) => DType::BF16,
             Panels::F16(_) => DType::F16,
             Panels::Cuda(w) => w.dtype(),
@@ -165,6 +191,7 @@ impl Packed {
         match &self.data {
             Panels::F32(l) | Panels::F16(l) => 64 * l.len(),
             Panels::BF16(l) => 64 * l.len(),
+            Panels::Quant(b) => b.bytes(),
             Panels::Cuda(w) => w.plain.bytes() + w.padded.as_ref().map_or(0, Tensor::bytes),
         }
     }
@@ -185,6 +212,7 @@ impl Packed {
                     *o = bf16::from_bits(lines[p * half_k + i / 2].0[2 * l + i % 2]).to_f32();
                 }
             }
+            Panels::Quant(b) => b.row(j, out),
             Panels::Cuda(_) => panic!("a row of a weight on {}", self.device()),
         }
     }
@@ -204,7 +232,8 @@ fn f32_panels(n: usize, k: usize, at: impl Fn(usize, usize) -> f32 + Sync) -> Ve
 
 impl std::fmt::Debug for Packed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Packed[{}, {}] {}", self.n, self.k, self.dtype())
+        let format = self.quant().map_or(self.dtype().name(), Quant::name);
+        write!(f, "Packed[{}, {}] {format}", self.n, self.k)
     }
 }
 

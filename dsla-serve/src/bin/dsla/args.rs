@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use dsla_model::core::kernels::par;
-use dsla_model::{DType, Device, Model, Plan, hub};
+use dsla_model::{Device, Model, Plan, WeightFormat, hub};
 use std::path::{Path, PathBuf};
 
 /// Which model, where and how it runs.
@@ -17,9 +17,12 @@ pub struct ModelArgs {
     /// cpu, cuda:N or auto.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// f32 or bf16.
-    #[arg(long, default_value = "bf16", value_parser = ["f32", "bf16"])]
+    /// What linear weights are held in; with a quantised format the KV cache is bf16.
+    #[arg(long, default_value = "bf16", value_parser = ["f32", "bf16", "q8_0", "q4_0", "q4_1"])]
     pub dtype: String,
+    /// What the KV cache is held in: `model` (f32 or bf16, as --dtype says) or `int8` (a scale per token and head).
+    #[arg(long, default_value = "model", value_parser = ["model", "int8"])]
+    pub kv: String,
     /// Threads (0: one per core).
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
@@ -30,9 +33,12 @@ impl ModelArgs {
     pub fn load(&self) -> Result<Model> {
         par::set_threads(self.threads);
         let device: Device = self.device.parse()?;
-        let dtype = if self.dtype == "f32" { DType::F32 } else { DType::BF16 };
+        let format: WeightFormat = self.dtype.parse()?;
         let path = hub::resolve(&self.model, &mut |line| eprintln!("{line}"))?;
-        let model = Model::load(path, &device, dtype)?;
+        let mut model = Model::load(path, &device, format)?;
+        if self.kv == "int8" {
+            model = model.with_int8_cache()?;
+        }
         match self.adapter_dir() {
             Some(dir) => Ok(model.with_adapter(dir)?),
             None => Ok(model),

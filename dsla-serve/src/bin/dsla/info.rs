@@ -49,7 +49,7 @@ impl Info {
         let layers: usize = model.layers().iter().map(|l| l.bytes()).sum();
         let attention: usize = model.layers().iter().map(|l| l.qkv.bytes() + l.o.bytes()).sum();
         let mlp: usize = model.layers().iter().map(|l| l.mlp.bytes()).sum();
-        let kv_token = 2 * c.num_kv_heads * c.head_dim * model.dtype().size();
+        let kv_token = model.token_bytes();
         let adapter = model.adapter();
         let mixers: Vec<_> = (0..c.num_layers)
             .map(|l| match adapter.and_then(|a| a.layers[l].as_ref()) {
@@ -65,7 +65,7 @@ impl Info {
                 "tied_embeddings": c.tie_embeddings,
             },
             "parameters": parameters,
-            "dtype": model.dtype().name(),
+            "dtype": model.format().to_string(),
             "sha256": model.weights().fingerprint()?,
             "bytes": {"total": model.bytes(), "attention": attention, "mlp": mlp, "embedding_and_head": model.bytes() - layers, "kv_per_token_and_layer": kv_token},
             "layers": mixers,
@@ -88,7 +88,7 @@ impl Info {
         );
         println!(
             "weights in {}: {} (attention {}, mlp {}, embedding and head {})",
-            model.dtype(),
+            model.format(),
             out::bytes(model.bytes()),
             out::bytes(attention),
             out::bytes(mlp),

@@ -56,6 +56,7 @@ impl Demo {
             adapter: self.adapter.clone(),
             device: "auto".into(),
             dtype: "bf16".into(),
+            kv: "model".into(),
             threads: self.threads,
         };
         let start = std::time::Instant::now();
