@@ -4,6 +4,8 @@
 mod config;
 #[path = "formats/gguf.rs"]
 mod gguf;
+#[path = "formats/gguf_metadata.rs"]
+mod gguf_metadata;
 #[path = "formats/safetensors.rs"]
 mod safetensors;
 mod support;

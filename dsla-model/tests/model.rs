@@ -272,6 +272,30 @@ fn quantised_models_are_as_small_as_their_format_and_refuse_what_does_not_fit() 
 
 /// The shipped adapter holds what its file says: unseen text, every quarter better than the prototype's ratio.
 #[test]
+fn a_cache_of_bytes_is_half_as_large_and_close() {
+    let path = fixture("tiny_tied");
+    let teacher = |m: &Model| Plan::teacher(m.config().num_layers);
+    let (plain, bytes) = (load(&path, DType::F32), load(&path, DType::F32).with_int8_cache().unwrap());
+    let tokens: Vec<u32> = (0..40).map(|i| (i * 7 % 50) as u32).collect();
+    let want = logits(&plain, &teacher(&plain), &tokens, &[40]);
+    let mut last: Option<Vec<f32>> = None;
+    for split in [vec![40], vec![1; 40], vec![13, 1, 26]] {
+        let got = logits(&bytes, &teacher(&bytes), &tokens, &split);
+        let d = largest_difference(got.f32(), want.f32());
+        assert!(d > 0.0 && d < 0.05, "{split:?}: {d}");
+        // The bytes are those of the token, however it came.
+        if let Some(last) = &last {
+            assert!(largest_difference(got.f32(), last) < 1e-4, "{split:?}");
+        }
+        last = Some(got.f32().to_vec());
+    }
+    let mut seq = bytes.new_sequence(&teacher(&bytes)).unwrap();
+    bytes.forward(&mut [Step { seq: &mut seq, tokens: &tokens, logits: Want::None }]).unwrap();
+    assert_eq!(seq.kv_bytes(), 40 * bytes.config().num_layers * bytes.token_bytes());
+    assert!(bytes.token_bytes() * 2 < plain.token_bytes());
+}
+
+#[test]
 fn the_shipped_adapter_keeps_the_quality() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("adapters").join(REAL);
     let model = real(DType::BF16).with_adapter(dir).unwrap();
