@@ -11,9 +11,9 @@ pub fn cast(x: View, y: ViewMut) {
         (Slice::F16(x), SliceMut::F16(y)) => y.copy_from_slice(x),
         (Slice::F32(x), SliceMut::BF16(y)) => par::for_each_chunk(y, RUN, |i, y| narrow(&x[i * RUN..][..y.len()], y)),
         (Slice::BF16(x), SliceMut::F32(y)) => par::for_each_chunk(y, RUN, |i, y| widen(&x[i * RUN..][..y.len()], y)),
-        (Slice::F32(x), SliceMut::F16(y)) => each(x, y, |x| f16::from_f32(x)),
+        (Slice::F32(x), SliceMut::F16(y)) => each(x, y, f16::from_f32),
         (Slice::BF16(x), SliceMut::F16(y)) => each(x, y, |x| f16::from_f32(x.to_f32())),
-        (Slice::F16(x), SliceMut::F32(y)) => each(x, y, |x| x.to_f32()),
+        (Slice::F16(x), SliceMut::F32(y)) => each(x, y, f16::to_f32),
         (Slice::F16(x), SliceMut::BF16(y)) => each(x, y, |x| bf16::from_f32(x.to_f32())),
         _ => unreachable!("u32 only from and to u32"),
     }
