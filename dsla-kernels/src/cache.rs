@@ -4,7 +4,7 @@
 use crate::ops::softmax_attention::Int8Rows;
 use crate::simd::lanes::{Lanes, lanes};
 use crate::vec::head_rows;
-use crate::{Slice, View, bf16};
+use crate::{DType, Slice, View, bf16};
 
 /// Rows [S, G, D] of a cache.
 #[derive(Clone, Copy)]
@@ -17,17 +17,30 @@ pub(crate) enum Rows<'a> {
     Int8(&'a Int8Rows),
 }
 
-/// Columns that kernels take at once. bf16 come in pairs out of a register: first all even columns of 32, then all odd
-/// ones, which is the order of q and of the sums too.
+/// Columns that kernels take at once.
 pub(crate) const WIDE: usize = 32;
 
-/// Where column c lies in that order.
-pub(crate) fn place(c: usize) -> usize {
-    c / WIDE * WIDE + c % 2 * 16 + c % WIDE / 2
+/// The order of columns in which a kernel reads rows, and therefore wants q and gives sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// As they lie in memory.
+    Plain,
+    /// bf16 come in pairs out of a register: first all even columns of 32, then all odd ones.
+    Pairs,
 }
 
-/// Consecutive rows as a kernel reads them, so many elements apart: D rounded up to 32 each, in the order of `place` but for
-/// bf16, which come into it as they are read.
+impl Order {
+    /// Where column c is.
+    #[inline(always)]
+    pub fn place(self, c: usize) -> usize {
+        match self {
+            Order::Plain => c,
+            Order::Pairs => c / WIDE * WIDE + c % 2 * 16 + c % WIDE / 2,
+        }
+    }
+}
+
+/// Consecutive rows as a kernel reads them, so many elements apart: D rounded up to 32 each.
 #[derive(Clone, Copy)]
 pub(crate) enum Run {
     F32(*const f32, usize),
@@ -46,6 +59,18 @@ impl Rows<'_> {
                 dst.chunks_exact_mut(d.max(1)).take(n).enumerate().for_each(|(i, dst)| x.head(j + i, g, dst));
             }
             Rows::Paged { .. } => unreachable!("only decode reads pages"),
+        }
+    }
+
+    /// The order in which kernels read these rows.
+    pub fn order(&self) -> Order {
+        match self {
+            Rows::Plain(x) | Rows::Paged { pool: x, .. }
+                if x.dtype() == DType::BF16 && x.shape().dims()[2].is_multiple_of(WIDE) =>
+            {
+                Order::Pairs
+            }
+            _ => Order::Plain,
         }
     }
 
@@ -93,13 +118,13 @@ impl Rows<'_> {
                 Slice::BF16(x) if d.is_multiple_of(WIDE) => {
                     Run::BF16(x[at..].as_ptr() as *const u16, groups * d)
                 }
+                Slice::F32(x) if d.is_multiple_of(WIDE) => Run::F32(x[at..].as_ptr(), groups * d),
                 _ => {
-                    let (wide, mut plain) = (d.next_multiple_of(WIDE), vec![0.0; d]);
+                    let wide = d.next_multiple_of(WIDE);
                     buf.clear();
                     buf.resize(len * wide, 0.0);
                     for (i, out) in buf.chunks_exact_mut(wide).enumerate() {
-                        head_rows(x, g, row + i, 1, &mut plain);
-                        plain.iter().enumerate().for_each(|(c, x)| out[place(c)] = *x);
+                        head_rows(x, g, row + i, 1, &mut out[..d]);
                     }
                     Run::F32(buf.as_ptr(), wide)
                 }
@@ -154,7 +179,7 @@ macro_rules! heads {
 
 /// What a cache may hold.
 trait Element: Copy {
-    /// 32 columns: the even and the odd ones.
+    /// 32 columns, in the order of the rows' kind.
     unsafe fn load<V: Lanes>(p: *const Self) -> [V; 2];
 }
 

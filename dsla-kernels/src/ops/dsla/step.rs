@@ -2,7 +2,7 @@
 
 use super::cpu::{f32s, log_weight, normalize};
 use super::{Args, Dims};
-use crate::cache::{Rows, WIDE, place, scores, weighted};
+use crate::cache::{Rows, WIDE, scores, weighted};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
 use crate::simd::exp;
@@ -45,17 +45,19 @@ fn head(x: &Args, n: Dims, g: usize, states: [(&mut [f32], &mut [f32]); 2], dens
     out.fill(0.0);
     if n.w > 0 {
         let wide = n.d.next_multiple_of(WIDE);
-        let (mut q, mut sums) = (Host::<f32>::zeros(group * wide), Host::<f32>::zeros(group * wide));
+        let (mut q, mut sums) = (Host::<f32>::zeros(group * wide), Host::<f32>::scratch(group * wide));
         let scale = 1.0 / (n.d as f32).sqrt();
-        for (i, q) in q.chunks_exact_mut(wide).enumerate() {
-            let from = &f32s(&x.q)[(g * group + i) * n.d..][..n.d];
-            from.iter().enumerate().for_each(|(c, x)| q[place(c)] = x * scale);
-        }
         let mut a = Host::<f32>::scratch(group * count);
         let mut buf = vec![];
-        let parts = |near_rows, sink_rows| [(near_rows, first, near, 0), (sink_rows, 0, sinks, near)];
+        // Window and sinks may be held in different dtypes, and each dtype has its order of columns.
+        let parts = |window, sink| [(Rows::Plain(window), first, near, 0), (Rows::Plain(sink), 0, sinks, near)];
         for (rows, j, rows_len, to) in parts(x.k, x.sink_k) {
-            Rows::Plain(rows).runs(g, j, rows_len, &mut buf, |at, len, run, _| {
+            let order = rows.order();
+            for (i, q) in q.chunks_exact_mut(wide).enumerate() {
+                let from = &f32s(&x.q)[(g * group + i) * n.d..][..n.d];
+                from.iter().enumerate().for_each(|(c, x)| q[order.place(c)] = x * scale);
+            }
+            rows.runs(g, j, rows_len, &mut buf, |at, len, run, _| {
                 // SAFETY: the run is `len` rows of `wide`; q and a hold `group` rows, those of a `len` more from there on.
                 unsafe { scores(run, len, q.as_ptr(), group, wide, a.as_mut_ptr().add(to + at), count) }
             });
@@ -68,13 +70,15 @@ fn head(x: &Args, n: Dims, g: usize, states: [(&mut [f32], &mut [f32]); 2], dens
             weights[i] = log_weight(f32s(&x.mix)[h], f32s(&x.slope)[h], peaks[i]).exp();
         }
         for (rows, j, rows_len, from) in parts(x.v, x.sink_v) {
-            Rows::Plain(rows).runs(g, j, rows_len, &mut buf, |at, len, run, _| {
+            let order = rows.order();
+            sums.fill(0.0);
+            rows.runs(g, j, rows_len, &mut buf, |at, len, run, _| {
                 // SAFETY: as above; sums holds `group` rows of `wide`.
                 unsafe { weighted(run, len, a.as_ptr().add(from + at), count, group, wide, sums.as_mut_ptr(), wide) }
             });
-        }
-        for (out, sums) in out.chunks_exact_mut(n.d).zip(sums.chunks_exact(wide)) {
-            out.iter_mut().enumerate().for_each(|(c, o)| *o = sums[place(c)]);
+            for (out, sums) in out.chunks_exact_mut(n.d).zip(sums.chunks_exact(wide)) {
+                out.iter_mut().enumerate().for_each(|(c, o)| *o += sums[order.place(c)]);
+            }
         }
     }
     for i in (0..group).rev() {

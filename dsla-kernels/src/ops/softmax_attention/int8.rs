@@ -1,13 +1,13 @@
 //! A cache of bytes: half the memory of bf16, and half of what a decode step reads.
 
 use super::{Dims, OP, cpu, heads};
-use crate::cache::{Rows, WIDE, place};
+use crate::cache::{Rows, WIDE};
 use crate::{Device, Error, Result, Tensor, View, ViewMut, par};
 
 /// Keys or values [S, G, D] of one sequence as int8, each head of each token with its own scale, max |x| / 127.
 #[derive(Clone, Debug)]
 pub struct Int8Rows {
-    /// [S, G, D up to a multiple of 32], columns in the order of `place`.
+    /// [S, G, D up to a multiple of 32]
     data: Vec<i8>,
     /// [S, G]
     scales: Vec<f32>,
@@ -35,7 +35,7 @@ impl Int8Rows {
             let scale = peak / 127.0;
             let inv = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             let out = &mut self.data[(old + i) * wide..][..wide];
-            x.iter().enumerate().for_each(|(c, x)| out[place(c)] = (x * inv).round() as i8);
+            out.iter_mut().zip(x).for_each(|(o, x)| *o = (x * inv).round() as i8);
             self.scales[old + i] = scale;
         }
         Ok(())
@@ -71,7 +71,7 @@ impl Int8Rows {
     /// Row j of head g as f32.
     pub(crate) fn head(&self, j: usize, g: usize, out: &mut [f32]) {
         let (data, scale) = self.run(j, g);
-        out.iter_mut().enumerate().for_each(|(c, o)| *o = data[place(c)] as f32 * scale[0]);
+        out.iter_mut().zip(data).for_each(|(o, x)| *o = *x as f32 * scale[0]);
     }
 
     /// Bytes and scales from row j of head g on.

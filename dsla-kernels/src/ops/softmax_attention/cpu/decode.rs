@@ -2,7 +2,7 @@
 //! threads. Keys and values are widened on the way into the registers: every byte of the cache is read once.
 
 use super::super::{Dims, Paged};
-use crate::cache::{Rows, WIDE, place, scale_weights, scores, weighted};
+use crate::cache::{Rows, WIDE, scale_weights, scores, weighted};
 use crate::host::Host;
 use crate::par;
 use crate::vec::{axpy, exp_sub_sum, max};
@@ -31,10 +31,10 @@ pub fn paged(q: &[f32], k: View, v: View, table: &[u32], lens: &[u32], n: Paged,
 /// One query token.
 pub fn decode_one(q: &[f32], k: Rows, v: Rows, n: Dims, out: &mut [f32]) {
     let (group, splits, wide) = (n.h / n.g, n.s.div_ceil(SPLIT), n.d.next_multiple_of(WIDE));
-    let scale = 1.0 / (n.d as f32).sqrt();
+    let (scale, order) = (1.0 / (n.d as f32).sqrt(), k.order());
     let mut qs = Host::<f32>::zeros(n.h * wide);
     for (o, q) in qs.chunks_exact_mut(wide.max(1)).zip(q.chunks_exact(n.d.max(1))) {
-        q.iter().enumerate().for_each(|(c, q)| o[place(c)] = q * scale);
+        q.iter().enumerate().for_each(|(c, q)| o[order.place(c)] = q * scale);
     }
     // Per (split, query head): peak, sum, then D sums.
     let size = wide + 16;
@@ -73,6 +73,6 @@ pub fn decode_one(q: &[f32], k: Rows, v: Rows, n: Dims, out: &mut [f32]) {
             sum += w * part(split)[1];
             axpy(w, &part(split)[16..], &mut row);
         }
-        o.iter_mut().enumerate().for_each(|(c, o)| *o = row[place(c)] / sum);
+        o.iter_mut().enumerate().for_each(|(c, o)| *o = row[order.place(c)] / sum);
     }
 }
