@@ -227,7 +227,7 @@ fn quantised_weights() {
     let want = ppl("f32");
     // Bytes of 32 weights; the output layer has 34.
     let output = 49_152 * 576u64;
-    for (dtype, share, block) in [("q8_0", 0.02, 34), ("q4_1", 0.02, 20), ("q4_0", 0.25, 18)] {
+    for (dtype, share, block) in [("q8_0", 0.02, 34), ("q4_1", 0.02, 20), ("q4_0", 0.4, 18)] {
         let off = ppl(dtype) / want - 1.0;
         assert!(off.abs() < share, "{dtype}: perplexity off by {:.2}%", 100.0 * off);
         let v = json(&[
