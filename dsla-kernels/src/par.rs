@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -98,7 +98,12 @@ impl Team {
         let alone = || (0..len).for_each(work);
         let (Some(pool), false) = (&self.pool, len <= 1 || BUSY.get()) else { return alone() };
         // Another caller's job is on: both go on side by side.
-        let Ok(_turn) = self.turn.try_lock() else { return alone() };
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            // A task of an earlier job panicked: nothing of it is left.
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+            Err(TryLockError::WouldBlock) => return alone(),
+        };
         // SAFETY: only the lifetime changes; nobody is inside any more when this function is left.
         let work = unsafe {
             std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(
@@ -197,5 +202,53 @@ impl<T> SendPtr<T> {
     /// The pointer (a method, so that closures capture the carrier and not its field).
     pub fn get(&self) -> *mut T {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn sum(n: usize) -> usize {
+        let total = AtomicUsize::new(0);
+        for_each(n, |i| {
+            total.fetch_add(i + 1, Ordering::Relaxed);
+        });
+        total.into_inner()
+    }
+
+    #[test]
+    fn every_index_once_also_from_within_and_from_many_threads() {
+        for n in [0, 1, 2, 7, 1000] {
+            assert_eq!(sum(n), n * (n + 1) / 2);
+        }
+        let nested = AtomicUsize::new(0);
+        for_each(20, |i| {
+            nested.fetch_add(sum(i), Ordering::Relaxed);
+        });
+        assert_eq!(nested.into_inner(), (0..20).map(|i| i * (i + 1) / 2).sum());
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| (0..2000).for_each(|_| assert_eq!(sum(50), 1275)));
+            }
+        });
+        // Asleep in between.
+        std::thread::sleep(4 * AWAKE);
+        assert_eq!(sum(100), 5050);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_goes_on() {
+        for at in [0, 3, 63] {
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                for_each(64, |i| {
+                    std::thread::sleep(Duration::from_micros(20));
+                    assert_ne!(i, at, "planted");
+                });
+            }));
+            assert!(done.is_err(), "{at}");
+            assert_eq!(sum(64), 2080);
+        }
     }
 }
