@@ -4,6 +4,8 @@
 mod config;
 #[path = "formats/gguf.rs"]
 mod gguf;
+#[path = "formats/quantised.rs"]
+mod quantised;
 #[path = "formats/safetensors.rs"]
 mod safetensors;
 mod support;
