@@ -123,7 +123,7 @@ impl Rng {
         (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
     }
 
-    /// A normal tensor with deviation `scale`, rounded to `dtype`. It repeats after [`Rng::PERIOD`] elements: the inputs of the
+    /// A normal tensor with deviation `scale`, rounded to `dtype`. It repeats after 65,537 elements: the inputs of the
     /// benches hold 80 million, and every test that loops over the cases would wait seconds for them.
     pub fn tensor(&mut self, shape: &[usize], scale: f64, dtype: DType) -> Tensor {
         let n: usize = shape.iter().product();

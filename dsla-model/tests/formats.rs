@@ -6,6 +6,8 @@ mod config;
 mod gguf;
 #[path = "formats/gguf_metadata.rs"]
 mod gguf_metadata;
+#[path = "formats/quantised.rs"]
+mod quantised;
 #[path = "formats/safetensors.rs"]
 mod safetensors;
 mod support;

@@ -12,6 +12,11 @@ use crate::simd;
 /// Bytes of quantised x per task: half of a small L2, the other half is for a panel of weights.
 const X_BYTES: usize = 1 << 18;
 
+/// One row of decode reads this many panels at once, as many streams of memory, each this many bytes ahead: NOTES.md has
+/// what that is worth.
+const STREAMS: usize = 4;
+const AHEAD: usize = 1024;
+
 /// The bodies there are.
 #[derive(Clone, Copy, PartialEq)]
 enum Body {
@@ -62,7 +67,7 @@ pub(in crate::ops::linear) fn forward(
     let x = Rows::new(x, m, k, offset);
     let panels = n.div_ceil(COLS);
     // Enough tasks to balance, each wide enough to reuse its rows of x.
-    let width = panels.div_ceil(4 * par::threads()).clamp(1, 64);
+    let width = panels.div_ceil(4 * par::threads()).next_multiple_of(2).min(64);
     let rows = (X_BYTES / k.max(1) / 8 * 8).clamp(16, 256);
     let (across, down) = (panels.div_ceil(width), m.div_ceil(rows));
     let out = SendPtr(y.as_mut_ptr());
@@ -118,31 +123,42 @@ unsafe fn panels<I: Isa, const FOUR: bool, const MIN: bool>(
     let (steps, halves) = (if FOUR { 4 } else { 8 }, if MIN { 2 } else { 1 });
     assert!(p1 * w.blocks * steps <= w.lines.len() && p1 * w.blocks * halves * COLS <= w.scales.len());
     assert!(sink.rows.1 * x.k <= x.q.len() && x.k == w.blocks * BLOCK);
-    for p in p0..p1 {
-        let mut r = sink.rows.0;
+    let most = if sink.rows.1 - sink.rows.0 == 1 { STREAMS } else { 1 };
+    let mut p = p0;
+    while p < p1 {
+        let wide = match (p1 - p).min(most) {
+            3 => 2,
+            w => w,
+        };
         let lines = w.lines[p * w.blocks * steps..].as_ptr() as *const u8;
         let scales = w.scales[p * w.blocks * halves * COLS..].as_ptr();
         let tile = Tile { x, lines, scales, blocks: w.blocks, column: p * COLS, sink, minus };
+        let mut r = sink.rows.0;
         while r < sink.rows.1 {
             // A row's sums are the same in every tile: integers are exact, and blocks are added in one order.
             let left = sink.rows.1 - r;
-            // SAFETY: rows r.. of x and the panel's lines and scales are there by the asserts; the instruction set is.
+            // SAFETY: rows r.. of x and the panels' lines and scales are there by the asserts; the instruction set is.
             r += unsafe {
-                match (I::LANES, left) {
+                match (I::LANES, left, wide) {
+                    (8, _, 4) => tile.whole::<I, 1, 8, FOUR, MIN>(r),
+                    (8, _, 2) => tile.whole::<I, 1, 4, FOUR, MIN>(r),
+                    (_, _, 4) => tile.whole::<I, 1, 4, FOUR, MIN>(r),
+                    (_, _, 2) => tile.whole::<I, 1, 2, FOUR, MIN>(r),
                     // 32 registers hold 8 rows.
-                    (16, 8..) => tile.whole::<I, 8, 1, FOUR, MIN>(r),
-                    (_, 4..) => tile.whole::<I, 4, 1, FOUR, MIN>(r),
-                    (8, 2..) => tile.whole::<I, 2, 2, FOUR, MIN>(r),
-                    (8, _) => tile.whole::<I, 1, 2, FOUR, MIN>(r),
-                    (_, 2..) => tile.whole::<I, 2, 1, FOUR, MIN>(r),
+                    (16, 8.., _) => tile.whole::<I, 8, 1, FOUR, MIN>(r),
+                    (_, 4.., _) => tile.whole::<I, 4, 1, FOUR, MIN>(r),
+                    (8, 2.., _) => tile.whole::<I, 2, 2, FOUR, MIN>(r),
+                    (8, ..) => tile.whole::<I, 1, 2, FOUR, MIN>(r),
+                    (_, 2.., _) => tile.whole::<I, 2, 1, FOUR, MIN>(r),
                     _ => tile.whole::<I, 1, 1, FOUR, MIN>(r),
                 }
             };
         }
+        p += wide;
     }
 }
 
-/// One panel and where its products go.
+/// One panel, or several that follow each other, and where its products go.
 struct Tile<'a> {
     x: &'a Rows,
     lines: *const u8,
@@ -154,7 +170,7 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// R rows from r on by the panel's columns, V vectors at a time; returns R.
+    /// R rows from r on by the columns of the panels, V vectors at a time; returns R.
     #[inline(always)]
     unsafe fn whole<I: Isa, const R: usize, const V: usize, const FOUR: bool, const MIN: bool>(&self, r: usize) -> usize {
         for c in (0..COLS).step_by(V * I::LANES).take_while(|c| self.column + c < self.sink.cols.1) {
@@ -175,7 +191,7 @@ impl Tile<'_> {
         R
     }
 
-    /// R rows from r on by V vectors of columns from the panel's column c on.
+    /// R rows from r on by V vectors of columns from the panel's column c on; beyond its end in the panels that follow.
     #[inline(always)]
     unsafe fn sums<I: Isa, const R: usize, const V: usize, const FOUR: bool, const MIN: bool>(
         &self, r: usize, c: usize,
@@ -190,8 +206,14 @@ impl Tile<'_> {
                 let mut sum = [[I::zero(); V]; R];
                 for step in 0..steps {
                     let line = self.lines.add((b * steps + step) * 64 + 4 * c);
+                    if R == 1 {
+                        for panel in 0..(V * I::LANES).div_ceil(COLS) {
+                            I::prefetch(line.wrapping_add(panel * self.blocks * steps * 64 + AHEAD));
+                        }
+                    }
                     for v in 0..V {
-                        let w = I::load(line.add(4 * v * I::LANES));
+                        let (panel, lane) = (v * I::LANES / COLS, v * I::LANES % COLS);
+                        let w = I::load(line.add(panel * self.blocks * steps * 64 + 4 * lane));
                         if FOUR {
                             let (low, high) = I::nibbles(w);
                             for i in 0..R {
@@ -209,7 +231,9 @@ impl Tile<'_> {
                 }
                 let scales = self.scales.add(b * halves * COLS + c);
                 for v in 0..V {
-                    let d = I::scales(scales.add(v * I::LANES));
+                    let (panel, lane) = (v * I::LANES / COLS, v * I::LANES % COLS);
+                    let scales = scales.add(panel * self.blocks * halves * COLS + lane);
+                    let d = I::scales(scales);
                     for i in 0..R {
                         let s = &*s.add(i * self.blocks + b);
                         let mut sum = if FOUR { I::sum4(sum[i][v]) } else { sum[i][v] };
@@ -219,7 +243,7 @@ impl Tile<'_> {
                         y[i][v] = I::scaled(sum, d, s.d, y[i][v]);
                     }
                     if MIN {
-                        let min = I::scales(scales.add(COLS + v * I::LANES));
+                        let min = I::scales(scales.add(COLS));
                         for i in 0..R {
                             y[i][v] = I::axpy(min, (*s.add(i * self.blocks + b)).sum, y[i][v]);
                         }

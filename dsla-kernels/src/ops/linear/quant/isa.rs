@@ -18,6 +18,8 @@ pub(super) trait Isa {
     unsafe fn zero_float() -> Self::Float;
     /// 4 bytes for each column.
     unsafe fn load(p: *const u8) -> Self::Int;
+    /// Have the line at `p` fetched, if there is one: the address need not be valid.
+    unsafe fn prefetch(p: *const u8);
     /// The same 4 bytes for every column.
     unsafe fn splat(p: *const i8) -> Self::Int;
     /// Low and high halves of bytes.
@@ -71,6 +73,8 @@ impl Isa for Portable {
         let b = unsafe { (p as *const [[u8; 4]; 16]).read_unaligned() };
         b.map(i32::from_le_bytes)
     }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
     unsafe fn splat(p: *const i8) -> [i32; 16] {
         // SAFETY: the caller's pointer is good for 4 bytes.
@@ -147,6 +151,11 @@ mod x86 {
         unsafe fn load(p: *const u8) -> __m256i {
             // SAFETY: as above; 32 bytes.
             unsafe { _mm256_loadu_si256(p as *const __m256i) }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a hint, at any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p as *const i8) }
         }
         #[inline(always)]
         unsafe fn splat(p: *const i8) -> __m256i {
@@ -231,6 +240,11 @@ mod x86 {
         unsafe fn load(p: *const u8) -> __m512i {
             // SAFETY: as above; 64 bytes.
             unsafe { _mm512_loadu_si512(p as *const __m512i) }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(p: *const u8) {
+            // SAFETY: a hint, at any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p as *const i8) }
         }
         #[inline(always)]
         unsafe fn splat(p: *const i8) -> __m512i {
