@@ -39,7 +39,7 @@ macro_rules! element {
         }
     )* };
 }
-element!(f32: F32, f64: F64, u32: U32, half::bf16: BF16, half::f16: F16, i8: I8);
+element!(f32: F32, f64: F64, u32: U32, half::bf16: BF16, half::f16: F16);
 
 /// Sizes that share memory: a quarter of a power of two apart.
 fn class(len: usize) -> usize {

@@ -1,6 +1,7 @@
 //! Forward: rows in parallel. Backward: each piece owns a range of table rows and walks all ids in order, so that
 //! repeated ids add up in the order of t whatever the number of threads, with neither atomics nor a sort.
 
+use crate::vec::widen;
 use crate::{bf16, f16, multiversion, par};
 
 const ROWS: usize = 16;
@@ -32,14 +33,6 @@ pub fn forward_f16(table: &[f16], ids: &[u32], y: &mut [f32], c: usize) {
     });
 }
 
-multiversion! {
-    fn widen<const FMA: bool>(x: &[bf16], y: &mut [f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            // bf16 is the upper half of an f32. (`to_f32` also quiets NaN, with a branch that stops vectorising.)
-            *y = f32::from_bits((x.to_bits() as u32) << 16);
-        }
-    }
-}
 
 pub fn backward(ids: &[u32], dy: &[f32], dtable: &mut [f32], v: usize, c: usize) {
     let rows = v.div_ceil(PIECES).max(1);

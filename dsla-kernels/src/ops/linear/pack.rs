@@ -2,7 +2,9 @@
 
 use super::quant::{Blocks, Quant};
 use super::{OP, cuda};
+use crate::vec::narrow;
 use crate::{DType, Device, Error, Result, Slice, Tensor, View, bf16};
+use half::slice::HalfBitsSliceExt;
 
 /// One 64-byte line: 16 f32, or 16 columns by 2 consecutive k of bf16.
 #[derive(Clone, Copy)]
@@ -255,23 +257,11 @@ impl Tiles {
                 let (row, col) = (first + q / (k_tiles * 16) * 16 + q % 16, q / 16 % k_tiles * 32);
                 if row < m {
                     let len = 32.min(k - col);
-                    round(&x[row * k + col..row * k + col + len], &mut line.0[..len]);
+                    narrow(&x[row * k + col..row * k + col + len], line.0[..len].reinterpret_cast_mut());
                 }
             }
         };
         crate::par::for_each_chunk(&mut lines, per, fill);
         Tiles { lines, k_tiles }
-    }
-}
-
-crate::multiversion! {
-    /// Round to nearest even; NaN stays NaN.
-    fn round<const FMA: bool>(x: &[f32], out: &mut [u16]) {
-        let _ = FMA;
-        for (o, &v) in out.iter_mut().zip(x) {
-            let b = v.to_bits();
-            let r = (b.wrapping_add(0x7fff + ((b >> 16) & 1)) >> 16) as u16;
-            *o = if v.is_nan() { 0x7fc0 } else { r };
-        }
     }
 }
