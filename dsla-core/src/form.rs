@@ -54,6 +54,23 @@ pub enum Gamma {
     Head,
 }
 
+/// What a converted layer changes of its teacher's q and o projections. Keys and values stay the teacher's, so that a
+/// KV cache can be folded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Projections {
+    /// Nothing.
+    #[default]
+    Frozen,
+    /// W + B A with A [rank, in] and B [out, rank] (LoRA: Hu et al. 2021, at scale 1).
+    Lora {
+        /// Rows of A.
+        rank: usize,
+    },
+    /// W + B with B [out, in].
+    Full,
+}
+
 /// What kind of DSLA layer this is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,6 +97,9 @@ pub struct Form {
     /// Let the states' weight follow the window's peak (a learned slope per head, 0 at the start).
     #[serde(default)]
     pub peak_slope: bool,
+    /// What it changes of the teacher's q and o projections.
+    #[serde(default)]
+    pub projections: Projections,
 }
 
 impl Form {
@@ -96,6 +116,7 @@ impl Form {
             sinks: 4,
             gamma: Gamma::Head,
             peak_slope: true,
+            projections: Projections::Frozen,
         }
     }
 
@@ -112,6 +133,7 @@ impl Form {
             sinks: 0,
             gamma: Gamma::Layer,
             peak_slope: false,
+            projections: Projections::Frozen,
         }
     }
 
@@ -140,12 +162,22 @@ impl Form {
         if self.peak_slope && self.window == 0 {
             return Err("peak_slope: got true, want false without a window".into());
         }
+        if let Projections::Lora { rank } = self.projections
+            && !(1..=1024).contains(&rank)
+        {
+            return Err(format!("projections: got rank {rank}, want 1 to 1024"));
+        }
         Ok(())
     }
 
     /// Whether a running sequence's KV cache holds all that the states are made of.
     pub fn foldable(&self) -> bool {
         self.gate_input == GateInput::Kv
+    }
+
+    /// Whether the layer reads its normalised input beside q, k and v.
+    pub fn reads_hidden(&self) -> bool {
+        self.gate_input == GateInput::Hidden || self.projections != Projections::Frozen
     }
 
     /// Feature size for heads of `head_dim`.

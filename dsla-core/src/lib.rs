@@ -10,7 +10,7 @@ mod params;
 
 pub use attention::{DslaState, Heads, Int8Cache, KvCache, Projected};
 pub use dsla_kernels::{self as kernels, DType, Device, Error, Result, Shape, Tensor, View, ViewMut};
-pub use form::{FeatureMap, Form, Gamma, Gate, GateInput, Normalizer};
+pub use form::{FeatureMap, Form, Gamma, Gate, GateInput, Normalizer, Projections};
 pub use linear::{Linear, RmsNorm, activation};
 pub use mlp::Mlp;
 pub use params::{DslaParams, half_lives, logit_of_half_life};

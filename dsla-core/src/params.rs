@@ -1,6 +1,6 @@
 //! The trainable parameters of one DSLA layer.
 
-use crate::{FeatureMap, Form, Gamma, Gate, GateInput, Heads};
+use crate::{FeatureMap, Form, Gamma, Gate, GateInput, Heads, Projections};
 use dsla_kernels::ops::axpby;
 use dsla_kernels::{Device, Result, Tensor};
 
@@ -21,6 +21,14 @@ pub struct DslaParams {
     pub mix: Option<Tensor>,
     /// How much the states' weight follows the window's peak [H].
     pub slope: Option<Tensor>,
+    /// Change of the q projection: A [rank, C], absent when it is of full rank.
+    pub q_a: Option<Tensor>,
+    /// B [H D, rank], or the whole change [H D, C].
+    pub q_b: Option<Tensor>,
+    /// Change of the o projection: A [rank, H D].
+    pub o_a: Option<Tensor>,
+    /// B [C, rank], or the whole change [C, H D].
+    pub o_b: Option<Tensor>,
 }
 
 /// Half-lives in tokens at the start: history keeps, recency forgets. With a window, recency starts at a few windows:
@@ -61,10 +69,25 @@ impl DslaParams {
         if form.peak_slope {
             shapes.push(("slope", vec![h]));
         }
+        let inner = h * d;
+        match form.projections {
+            Projections::Frozen => {}
+            Projections::Lora { rank } => {
+                shapes.push(("q_a", vec![rank, hidden]));
+                shapes.push(("q_b", vec![inner, rank]));
+                shapes.push(("o_a", vec![rank, inner]));
+                shapes.push(("o_b", vec![hidden, rank]));
+            }
+            Projections::Full => {
+                shapes.push(("q_b", vec![inner, hidden]));
+                shapes.push(("o_b", vec![hidden, inner]));
+            }
+        }
         shapes
     }
 
-    /// The start: identity maps, gates by half-life alone, equal weights.
+    /// The start: identity maps, gates by half-life alone, equal weights, projections unchanged (B = 0; A spreads over
+    /// its inputs by a fixed quasi-random pattern, so that the start needs no seed).
     pub fn init(form: &Form, n: Heads, hidden: usize) -> DslaParams {
         DslaParams::build(form, n, hidden, |name, shape| {
             let len: usize = shape.iter().product();
@@ -76,6 +99,12 @@ impl DslaParams {
                 "gate_b" => {
                     let bias = half_lives(form).map(|h| logit_of_half_life(h, form.gate_scale as f64) as f32);
                     (0..len).map(|i| bias[i / (len / 2)]).collect()
+                }
+                "q_a" | "o_a" => {
+                    // The golden ratio's multiples modulo 1: even over (-1, 1), no two rows alike.
+                    let bound = (3.0 / shape[1] as f64).sqrt();
+                    let at = |i: usize| (i as f64 * 0.618_033_988_749_894_9).fract() * 2.0 - 1.0;
+                    (0..len).map(|i| (bound * at(i + 1)) as f32).collect()
                 }
                 _ => vec![0.0; len],
             };
@@ -105,6 +134,10 @@ impl DslaParams {
             gamma: get("gamma")?.expect(always),
             mix: get("mix")?,
             slope: get("slope")?,
+            q_a: get("q_a")?,
+            q_b: get("q_b")?,
+            o_a: get("o_a")?,
+            o_b: get("o_b")?,
         })
     }
 
@@ -132,6 +165,10 @@ impl DslaParams {
             gamma: f(&self.gamma)?,
             mix: optional(&self.mix)?,
             slope: optional(&self.slope)?,
+            q_a: optional(&self.q_a)?,
+            q_b: optional(&self.q_b)?,
+            o_a: optional(&self.o_a)?,
+            o_b: optional(&self.o_b)?,
         })
     }
 
@@ -141,8 +178,16 @@ impl DslaParams {
         all.extend(self.map_q.as_ref().map(|t| ("map_q", t)));
         all.extend(self.map_k.as_ref().map(|t| ("map_k", t)));
         all.extend([("gate_w", &self.gate_w), ("gate_b", &self.gate_b), ("gamma", &self.gamma)]);
-        all.extend(self.mix.as_ref().map(|t| ("mix", t)));
-        all.extend(self.slope.as_ref().map(|t| ("slope", t)));
+        for (name, t) in [
+            ("mix", &self.mix),
+            ("slope", &self.slope),
+            ("q_a", &self.q_a),
+            ("q_b", &self.q_b),
+            ("o_a", &self.o_a),
+            ("o_b", &self.o_b),
+        ] {
+            all.extend(t.as_ref().map(|t| (name, t)));
+        }
         all
     }
 
@@ -152,8 +197,16 @@ impl DslaParams {
         all.extend(self.map_q.as_mut().map(|t| ("map_q", t)));
         all.extend(self.map_k.as_mut().map(|t| ("map_k", t)));
         all.extend([("gate_w", &mut self.gate_w), ("gate_b", &mut self.gate_b), ("gamma", &mut self.gamma)]);
-        all.extend(self.mix.as_mut().map(|t| ("mix", t)));
-        all.extend(self.slope.as_mut().map(|t| ("slope", t)));
+        for (name, t) in [
+            ("mix", &mut self.mix),
+            ("slope", &mut self.slope),
+            ("q_a", &mut self.q_a),
+            ("q_b", &mut self.q_b),
+            ("o_a", &mut self.o_a),
+            ("o_b", &mut self.o_b),
+        ] {
+            all.extend(t.as_mut().map(|t| (name, t)));
+        }
         all
     }
 

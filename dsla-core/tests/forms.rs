@@ -17,6 +17,8 @@ fn forms() -> Vec<Form> {
         small,
         Form { sinks: 0, ..small },
         Form { window: 0, sinks: 0, peak_slope: false, ..native },
+        Form { projections: Projections::Lora { rank: 3 }, ..small },
+        Form { projections: Projections::Full, ..small },
     ];
     for gate in [Gate::Scalar, Gate::Vector] {
         for gate_input in [GateInput::Hidden, GateInput::Kv] {
@@ -173,6 +175,56 @@ fn parameter_gradients_match_finite_differences() {
     }
 }
 
+/// Along random directions of q, k, v and the layer's input, through rotation, feature maps and gates.
+#[test]
+fn input_gradients_match_finite_differences() {
+    let table = Table::new(&(0..8).map(|i| 10f64.powf(-i as f64 / 2.0)).collect::<Vec<_>>(), 512, 1.0);
+    for form in forms() {
+        let layer = layer(form);
+        let x = inputs(45);
+        let mut rng = Rng::new(4);
+        let d_out = rng.tensor(&[45, HEADS.heads, HEADS.head_dim], 1.0, DType::F32);
+        let run = |x: &Projected| {
+            let turned = |x: &Tensor| if form.rope { rotated(x, 0, &table).unwrap() } else { x.clone() };
+            let (q, k) = (turned(&x.q), turned(&x.k));
+            layer.forward_train(q, k, x.v.clone(), &x.k, x.hidden.as_ref()).unwrap()
+        };
+        let mut grads = layer.params.zeros_like().unwrap();
+        let found = layer.backward_inputs(&run(&x), d_out.view(), &table, &mut grads).unwrap();
+        let mut same = layer.params.zeros_like().unwrap();
+        layer.backward(&run(&x), d_out.view(), &mut same).unwrap();
+        for ((name, a), (_, b)) in grads.tensors().into_iter().zip(same.tensors()) {
+            assert!(a.f32() == b.f32(), "{form:?}: {name} depends on whether inputs are asked for");
+        }
+        assert_eq!(found.hidden.is_some(), form.gate_input == GateInput::Hidden);
+        for (name, grad) in
+            [("q", Some(&found.q)), ("k", Some(&found.k)), ("v", Some(&found.v)), ("hidden", found.hidden.as_ref())]
+        {
+            let Some(grad) = grad else { continue };
+            let dir: Vec<f32> = (0..grad.len()).map(|_| rng.normal() as f32).collect();
+            let h = 5e-4;
+            let loss = |s: f32| {
+                let mut x = x.clone();
+                let t = match name {
+                    "q" => &mut x.q,
+                    "k" => &mut x.k,
+                    "v" => &mut x.v,
+                    _ => x.hidden.as_mut().unwrap(),
+                };
+                t.f32_mut().iter_mut().zip(&dir).for_each(|(p, d)| *p += s * d);
+                run(&x).out().f32().iter().zip(d_out.f32()).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>()
+            };
+            let want = (loss(h) - loss(-h)) / (2.0 * h as f64);
+            let got: f64 = grad.f32().iter().zip(&dir).map(|(g, d)| *g as f64 * *d as f64).sum();
+            let scale = grad.f32().iter().map(|g| (*g as f64).powi(2)).sum::<f64>().sqrt();
+            assert!(
+                (got - want).abs() <= 0.02 * scale.max(want.abs()) + 1e-2,
+                "{form:?} {name}: got {got}, want {want}, norm {scale}"
+            );
+        }
+    }
+}
+
 #[test]
 fn impossible_forms_are_named() {
     let native = Form::native();
@@ -184,6 +236,7 @@ fn impossible_forms_are_named() {
         (Form { window: 1 << 40, ..native }, "window"),
         (Form { sinks: 9999, ..native }, "sinks"),
         (Form { window: 0, ..native }, "sinks"),
+        (Form { projections: Projections::Lora { rank: 0 }, ..native }, "projections"),
     ] {
         assert!(form.check().unwrap_err().contains(word), "{form:?}");
     }

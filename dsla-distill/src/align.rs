@@ -5,7 +5,8 @@ use crate::Result;
 use dsla_core::attention::{DslaAttention, rotated};
 use dsla_core::kernels::ops::{axpby, global_norm, mse, softmax_attention};
 use dsla_core::{DType, Device, DslaParams, Linear, Projected, Tensor};
-use dsla_model::Model;
+use dsla_model::{Adapter, Model};
+use std::collections::BTreeMap;
 
 /// One sequence's attention inputs in one layer, as the student gets them.
 pub struct Inputs {
@@ -124,7 +125,7 @@ pub fn layer_loss(
 }
 
 /// Sum of squares.
-fn squares(x: &Tensor) -> Result<f64> {
+pub fn squares(x: &Tensor) -> Result<f64> {
     if x.device() == Device::Cpu {
         return Ok(x.f32().iter().map(|&d| (d as f64).powi(2)).sum());
     }
@@ -134,7 +135,7 @@ fn squares(x: &Tensor) -> Result<f64> {
 }
 
 /// Sum of squared distances from the column means.
-fn spread(x: &Tensor) -> Result<f64> {
+pub fn spread(x: &Tensor) -> Result<f64> {
     let (rows, cols) = (x.dims()[0], x.dims()[1]);
     if x.device() != Device::Cpu {
         // The normalised error of an all-zero prediction is the sum of squares over the spread.
@@ -153,4 +154,46 @@ fn spread(x: &Tensor) -> Result<f64> {
         .flat_map(|r| r.iter().zip(&mean))
         .map(|(&v, m)| (v as f64 - m).powi(2))
         .sum())
+}
+
+/// What alignment needs of the model beside its forward pass: the output projections of the layers it trains.
+pub struct Layers {
+    projections: BTreeMap<usize, Projection>,
+    last: usize,
+}
+
+impl Layers {
+    /// For the layers that an adapter has.
+    pub fn of(model: &Model, adapter: &Adapter) -> Result<Layers> {
+        let trained = adapter.layers.iter().enumerate().filter(|(_, l)| l.is_some());
+        let projections: BTreeMap<_, _> =
+            trained.map(|(l, _)| Ok((l, Projection::of(model, l)?))).collect::<Result<_>>()?;
+        let last = projections.keys().last().copied().unwrap_or(0);
+        Ok(Layers { projections, last })
+    }
+
+    /// Loss (normalised error, no unit) and gradients (on the host) of each layer of `adapter` on a batch of sequences
+    /// of one length; None for layers it does not have. The masters are on the host, the work is on the model's device.
+    pub fn gradients(
+        &self,
+        model: &Model,
+        adapter: &Adapter,
+        batch: &[&[u32]],
+    ) -> Result<Vec<Option<(f64, DslaParams)>>> {
+        let mut out: Vec<_> = adapter.layers.iter().map(|_| None).collect();
+        if self.projections.is_empty() {
+            return Ok(out);
+        }
+        teacher_pass(model, batch, self.last, |l, inputs| {
+            let (Some(layer), Some(projection)) = (&adapter.layers[l], self.projections.get(&l)) else {
+                return Ok(());
+            };
+            let student = layer.ready(model.device())?;
+            let mut grads = student.params.zeros_like()?;
+            let loss = layer_loss(&student, projection, inputs, &mut grads)?;
+            out[l] = Some((loss, grads.to_device(Device::Cpu)?));
+            Ok(())
+        })?;
+        Ok(out)
+    }
 }

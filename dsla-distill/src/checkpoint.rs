@@ -23,8 +23,21 @@ pub struct Place {
     pub data: String,
     /// The stage under way.
     pub stage: Stage,
-    /// Steps of alignment done.
+    /// Its steps done.
     pub step: u64,
+    /// Tokens trained on so far, in all stages.
+    pub tokens: u64,
+    /// Lines of metrics so far.
+    pub lines: usize,
+    /// The order of conversion, as far as it is known.
+    pub order: Vec<usize>,
+}
+
+impl Place {
+    /// Go on to a stage.
+    pub fn enter(&mut self, stage: Stage) {
+        (self.stage, self.step) = (stage, 0);
+    }
 }
 
 /// Write the state of a run.

@@ -1,6 +1,7 @@
 //! What a distillation run is made of.
 
 use crate::{Error, Result};
+use crate::chain::Prefixes;
 use dsla_core::Form;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,8 @@ pub enum Stage {
     Align,
     /// The order of conversion, and the quality of each of its prefixes, on held-out text.
     Rank,
+    /// Gradient descent on the model's logits through all converted layers at once, any prefix of the order.
+    Chain,
 }
 
 impl std::str::FromStr for Stage {
@@ -24,11 +27,39 @@ impl std::str::FromStr for Stage {
             "calibrate" => Ok(Stage::Calibrate),
             "align" => Ok(Stage::Align),
             "rank" => Ok(Stage::Rank),
+            "chain" => Ok(Stage::Chain),
             _ => {
-                Err(Error::Argument { arg: "stage", got: s.into(), want: "calibrate, align or rank".into() })
+                let want = "calibrate, align, rank or chain".into();
+                Err(Error::Argument { arg: "stage", got: s.into(), want })
             }
         }
     }
+}
+
+/// Settings of a stage that trains.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Tokens to train on.
+    pub tokens: u64,
+    /// Tokens per step, made of sequences of one of `lengths`.
+    pub batch_tokens: usize,
+    /// Sequence lengths, drawn anew each step.
+    pub lengths: Vec<usize>,
+    /// Peak learning rate.
+    pub lr: f64,
+}
+
+/// Settings of the chain beside those of its training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Chain {
+    /// Tokens, lengths, learning rate.
+    pub training: Training,
+    /// Which layers a step trains.
+    pub prefixes: Prefixes,
+    /// Weight of the converted layers' alignment error beside the KL.
+    pub aligned: f64,
+    /// Keep only each layer's input for the backward pass and compute the rest again: less memory, more time.
+    pub recompute: bool,
 }
 
 /// Settings of a run; with the texts and the model they determine the result to the bit.
@@ -38,14 +69,10 @@ pub struct Config {
     pub form: Form,
     /// Stages to run.
     pub stages: Vec<Stage>,
-    /// Tokens to align on.
-    pub tokens: u64,
-    /// Tokens per step, made of sequences of one of `lengths`.
-    pub batch_tokens: usize,
-    /// Sequence lengths, drawn anew each step.
-    pub lengths: Vec<usize>,
-    /// Peak learning rate.
-    pub lr: f64,
+    /// Alignment.
+    pub align: Training,
+    /// The chain.
+    pub chain: Chain,
     /// Share of the steps that warm up.
     pub warmup: f64,
     /// Decoupled weight decay.
@@ -65,15 +92,18 @@ pub struct Config {
 }
 
 impl Config {
-    /// Good settings for `tokens` tokens into `form`.
+    /// Good settings for `tokens` tokens of alignment, and of the chain if it is among the stages, into `form`.
     pub fn new(form: Form, tokens: u64) -> Config {
         Config {
             form,
             stages: vec![Stage::Calibrate, Stage::Align, Stage::Rank],
-            tokens,
-            batch_tokens: 1024,
-            lengths: vec![512, 512, 1024, 2048],
-            lr: 1e-2,
+            align: Training { tokens, batch_tokens: 1024, lengths: vec![512, 512, 1024, 2048], lr: 6e-3 },
+            chain: Chain {
+                training: Training { tokens, batch_tokens: 2048, lengths: vec![2048], lr: 2e-3 },
+                prefixes: Prefixes::Random,
+                aligned: 0.1,
+                recompute: false,
+            },
             warmup: 0.03,
             weight_decay: 0.0,
             clip: 1.0,
@@ -91,24 +121,26 @@ impl Config {
             return bad("form", e, "a form that can be");
         }
         if self.stages.is_empty() {
-            return bad("stages", "none".into(), "calibrate, align or rank");
+            return bad("stages", "none".into(), "calibrate, align, rank or chain");
         }
-        if self.batch_tokens < 2
-            || self.lengths.is_empty()
-            || self.lengths.iter().any(|&l| l < 2 || l > positions)
-        {
-            return bad(
-                "lengths",
-                format!("{:?}", self.lengths),
-                "sequence lengths that the model has room for",
-            );
+        if !(self.clip > 0.0 && (0.0..1.0).contains(&self.warmup) && self.chain.aligned >= 0.0) {
+            let got = format!("{}, {} and {}", self.clip, self.warmup, self.chain.aligned);
+            return bad("clip, warmup and aligned", got, "positive, below 1, and 0 or more");
         }
-        if !(self.lr.is_finite() && self.lr > 0.0 && self.clip > 0.0 && (0.0..1.0).contains(&self.warmup)) {
-            return bad(
-                "lr",
-                format!("lr {}, clip {}, warmup {}", self.lr, self.clip, self.warmup),
-                "positive numbers, warmup below 1",
-            );
+        for (stage, t) in [(Stage::Align, &self.align), (Stage::Chain, &self.chain.training)] {
+            if !self.stages.contains(&stage) {
+                continue;
+            }
+            if t.batch_tokens < 2
+                || t.lengths.is_empty()
+                || t.lengths.iter().any(|&l| l < 2 || l > positions)
+            {
+                let got = format!("{:?}", t.lengths);
+                return bad("lengths", got, &format!("sequences of 2 to {positions} tokens"));
+            }
+            if !(t.lr.is_finite() && t.lr > 0.0) {
+                return bad("lr", t.lr.to_string(), "a positive number");
+            }
         }
         if let Some(l) = self.layers.iter().flatten().find(|l| **l >= num_layers) {
             return bad("layers", format!("layer {l}"), &format!("layers below {num_layers}"));

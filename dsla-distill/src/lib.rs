@@ -1,5 +1,6 @@
 //! Distils a pretrained Llama's softmax attention layers into dual-state linear attention, stage by stage:
-//! calibrate (closed form), align (every layer against the teacher's own inputs), rank (which layer goes first).
+//! calibrate (closed form), align (every layer against the teacher's own inputs), rank (which layer goes first), chain
+//! (converted layers together, on the teacher's logits).
 //!
 //! Progress comes out as [`Event`]s; nothing here prints. Every step is a function of the configuration and its
 //! number, so that a run continued from a checkpoint gives the same bits as one that was never interrupted.
@@ -7,6 +8,7 @@
 
 mod align;
 mod calibrate;
+mod chain;
 pub mod chart;
 mod checkpoint;
 mod config;
@@ -18,12 +20,14 @@ mod rank;
 pub mod report;
 mod schedule;
 mod sensitivity;
+mod session;
 mod trainer;
 
-pub use config::{Config, Stage};
+pub use chain::Prefixes;
+pub use config::{Chain, Config, Stage, Training};
 pub use data::Corpus;
 pub use error::{Error, Result};
 pub use probe::LayerProbe;
 pub use schedule::cosine;
 pub use sensitivity::{Metric, Sensitivity, sensitivity};
-pub use trainer::{Event, align_gradients, distill};
+pub use trainer::{Event, align_gradients, chain_gradients, distill};

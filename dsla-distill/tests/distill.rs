@@ -1,7 +1,7 @@
 //! Distillation on a small model: it learns, it repeats to the bit, and it survives being killed.
 
 use dsla_core::{DType, Device, Form};
-use dsla_distill::{Config, Corpus, Event, Metric, Stage, distill, sensitivity};
+use dsla_distill::{Config, Corpus, Event, Metric, Stage, Training, distill, sensitivity};
 use dsla_model::{Model, Plan};
 use std::path::Path;
 
@@ -26,7 +26,10 @@ fn corpus() -> Corpus {
 
 fn config() -> Config {
     let mut c = Config::new(Form { window: 8, sinks: 2, ..Form::native() }, 40 * 64);
-    (c.batch_tokens, c.lengths, c.checkpoint_every) = (64, vec![32, 64], 5);
+    c.align = Training { batch_tokens: 64, lengths: vec![32, 64], ..c.align };
+    c.chain.training = Training { tokens: 12 * 48, batch_tokens: 48, lengths: vec![24, 48], lr: 1e-2 };
+    c.stages = vec![Stage::Calibrate, Stage::Align, Stage::Rank, Stage::Chain];
+    c.checkpoint_every = 5;
     (c.rank_windows, c.rank_context) = (2, 48);
     c
 }
@@ -42,12 +45,10 @@ fn it_learns_and_every_file_is_there() {
     let (dir, mut losses) = (tempfile::tempdir().unwrap(), vec![]);
     let config = Config {
         stages: vec![Stage::Align, Stage::Rank],
-        tokens: 300 * 64,
-        lengths: vec![64],
-        lr: 3e-2,
+        align: Training { tokens: 300 * 64, batch_tokens: 64, lengths: vec![64], lr: 3e-2 },
         ..config()
     };
-    let adapter = distill(&model(), &corpus(), &config, dir.path(), false, |e| {
+    let adapter = distill(&model(), &corpus(), &config, None, dir.path(), false, |e| {
         if let Event::Step { loss, .. } = e {
             losses.push(loss);
         }
@@ -68,8 +69,8 @@ fn it_learns_and_every_file_is_there() {
 #[test]
 fn a_killed_run_continues_bit_for_bit() {
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    distill(&model(), &corpus(), &config(), whole.path(), false, |_| {}).unwrap();
-    for step in ["3", "17"] {
+    distill(&model(), &corpus(), &config(), None, whole.path(), false, |_| {}).unwrap();
+    for step in ["align 3", "align 17", "chain 7"] {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "killed_child", "--ignored", "--nocapture"])
             .env("DSLA_TEST_DIR", cut.path())
@@ -78,7 +79,7 @@ fn a_killed_run_continues_bit_for_bit() {
             .unwrap();
         assert!(!child.status.success() && child.status.code().is_none(), "the child was killed: {child:?}");
     }
-    distill(&model(), &corpus(), &config(), cut.path(), true, |_| {}).unwrap();
+    distill(&model(), &corpus(), &config(), None, cut.path(), true, |_| {}).unwrap();
     assert!(files(whole.path()) == files(cut.path()), "bytes differ");
 }
 
@@ -86,10 +87,10 @@ fn a_killed_run_continues_bit_for_bit() {
 #[ignore = "run by a_killed_run_continues_bit_for_bit in a process of its own"]
 fn killed_child() {
     let dir = std::env::var("DSLA_TEST_DIR").unwrap();
-    let at: u64 = std::env::var("DSLA_TEST_STEP").unwrap().parse().unwrap();
+    let at = std::env::var("DSLA_TEST_STEP").unwrap();
     let resume = Path::new(&dir).join("checkpoint.bin").exists();
-    distill(&model(), &corpus(), &config(), Path::new(&dir), resume, |e| {
-        if matches!(e, Event::Step { step, .. } if step == at) {
+    distill(&model(), &corpus(), &config(), None, Path::new(&dir), resume, |e| {
+        if matches!(e, Event::Step { stage, step, .. } if format!("{stage:?} {step}").to_lowercase() == at) {
             let _ = std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
             std::thread::sleep(std::time::Duration::from_secs(10));
         }
@@ -101,14 +102,17 @@ fn killed_child() {
 fn strangers_checkpoints_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let run = |config: &Config, resume| {
-        distill(&model(), &corpus(), config, dir.path(), resume, |_| {})
+        distill(&model(), &corpus(), config, None, dir.path(), resume, |_| {})
             .map(|_| ())
             .map_err(|e| e.to_string())
     };
-    let short = Config { tokens: 128, stages: vec![Stage::Align], ..config() };
+    let training = config().align;
+    let short =
+        Config { align: Training { tokens: 128, ..training.clone() }, stages: vec![Stage::Align], ..config() };
+    let align = |align| Config { align, ..short.clone() };
     run(&short, true).unwrap();
     assert!(dir.path().join("checkpoint.bin").exists(), "nothing to resume from: from the start");
-    assert!(run(&Config { lr: 0.5, ..short.clone() }, true).unwrap_err().contains("settings"));
+    assert!(run(&align(Training { lr: 0.5, ..training.clone() }), true).unwrap_err().contains("settings"));
     let path = dir.path().join("checkpoint.bin");
     let bytes = std::fs::read(&path).unwrap();
     for n in [0, 7, 12, 40, bytes.len() / 2, bytes.len() - 1] {
@@ -121,9 +125,9 @@ fn strangers_checkpoints_are_refused() {
     std::fs::write(&path, &huge).unwrap();
     assert!(run(&short, true).is_err());
     for bad in [
-        Config { lr: f64::NAN, ..short.clone() },
-        Config { lengths: vec![], ..short.clone() },
-        Config { lengths: vec![1 << 40], ..short.clone() },
+        align(Training { lr: f64::NAN, ..training.clone() }),
+        align(Training { lengths: vec![], ..training.clone() }),
+        align(Training { lengths: vec![1 << 40], ..training.clone() }),
         Config { layers: Some(vec![2]), ..short.clone() },
         Config { stages: vec![], ..short.clone() },
     ] {

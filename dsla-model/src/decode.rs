@@ -214,15 +214,24 @@ impl GraphDecoder {
         };
         let mut x = self.model.embed_on_device(input(0))?;
         for (l, (layer, pool)) in base.layers.iter().zip(&mut self.pools).enumerate() {
-            let h = layer.attn_norm.forward_as(x.view(), layer.qkv.reads())?;
+            let mixer = match pool {
+                LayerPool::Softmax(_) => None,
+                LayerPool::Dsla(_) => Some(self.model.dsla(l)?),
+            };
+            let reads = mixer.is_some_and(|m| m.form.reads_hidden());
+            let h = layer.attn_norm.forward_as(x.view(), if reads { DType::F32 } else { layer.qkv.reads() })?;
             let qkv = layer.qkv.forward(h.view())?;
-            let x_in = Projected::split(qkv.view(), heads, None)?;
-            let out = match pool {
-                LayerPool::Softmax(pool) => pool.decode(x_in, self.model.table(), &at)?,
-                LayerPool::Dsla(pool) => pool.decode(self.model.dsla(l)?, x_in, self.model.table(), &at)?,
+            let x_in = Projected::split(qkv.view(), heads, if reads { Some(h) } else { None })?;
+            let out = match (pool, mixer) {
+                (LayerPool::Dsla(pool), Some(m)) => pool.decode(m, x_in, self.model.table(), &at)?,
+                (LayerPool::Softmax(pool), _) => pool.decode(x_in, self.model.table(), &at)?,
+                (LayerPool::Dsla(_), None) => unreachable!("a pool of states has its layer"),
             };
             let mixed = out.view().reshape([b, heads.heads * heads.head_dim]);
             layer.o.forward_into(mixed, Into::Add, x.view_mut())?;
+            if let Some(m) = mixer {
+                m.adapt_o(mixed, x.view_mut())?;
+            }
             let h = layer.mlp_norm.forward_as(x.view(), layer.mlp.gate_up.reads())?;
             layer.mlp.add_to(h.view(), x.view_mut())?;
         }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub struct Model {
     pub(crate) base: Arc<Base>,
     adapter: Option<Arc<Adapter>>,
-    /// The adapter's layers on the model's device; empty on the host, where the adapter's own serve.
+    /// The adapter's layers as they run: on the model's device, ready.
     mixers: Arc<Vec<Option<DslaAttention>>>,
     /// Softmax layers of new sequences keep bytes.
     int8_cache: bool,
@@ -84,14 +84,9 @@ impl Model {
     /// The same weights with this adapter.
     pub fn with_adapter_value(mut self, adapter: Adapter) -> Result<Model> {
         adapter.check(&self)?;
-        self.mixers = Arc::new(match self.device() {
-            Device::Cpu => vec![],
-            device => {
-                let move_there =
-                    |l: &Option<DslaAttention>| l.as_ref().map(|l| l.to_device(device)).transpose();
-                adapter.layers.iter().map(move_there).collect::<dsla_core::kernels::Result<_>>()?
-            }
-        });
+        let ready = |l: &Option<DslaAttention>| l.as_ref().map(|l| l.ready(self.device())).transpose();
+        self.mixers =
+            Arc::new(adapter.layers.iter().map(ready).collect::<dsla_core::kernels::Result<_>>()?);
         self.adapter = Some(Arc::new(adapter));
         Ok(self)
     }
@@ -232,11 +227,7 @@ impl Model {
     }
 
     pub(crate) fn dsla(&self, layer: usize) -> Result<&DslaAttention> {
-        let layers = match self.device() {
-            Device::Cpu => self.adapter.as_ref().map(|a| &a.layers),
-            _ => Some(&*self.mixers),
-        };
-        layers.and_then(|l| l.get(layer)?.as_ref()).ok_or_else(|| Error::Argument {
+        self.mixers.get(layer).and_then(Option::as_ref).ok_or_else(|| Error::Argument {
             op: "plan",
             arg: "layer",
             got: format!("layer {layer} converted"),
@@ -292,6 +283,11 @@ impl Model {
         self.base.head.weight().as_view().ok_or_else(|| self.lacks("embedding", "a table"))
     }
 
+    /// The norm before the output layer.
+    pub fn norm(&self) -> &RmsNorm {
+        &self.base.norm
+    }
+
     /// [`Model::logits`] into y [T, V].
     pub(crate) fn logits_into(&self, hidden: dsla_core::View, y: dsla_core::ViewMut) -> Result<()> {
         let h = self.base.norm.forward_as(hidden, self.base.head.reads())?;
@@ -345,12 +341,12 @@ impl Model {
         }
         let mut x = self.embed(&tokens)?;
         let (heads, width) = (self.heads(), self.config().num_heads * self.config().head_dim);
-        // Gates that read the layer's input read it in f32.
-        let gates_read = self.adapter.as_ref().is_some_and(|a| !a.form.foldable());
+        // Forms that read the layer's input read it in f32.
+        let read = self.adapter.as_ref().is_some_and(|a| a.form.reads_hidden());
         for (l, layer) in self.base.layers.iter().enumerate() {
             let h = layer
                 .attn_norm
-                .forward_as(x.view(), if gates_read { DType::F32 } else { layer.qkv.reads() })?;
+                .forward_as(x.view(), if read { DType::F32 } else { layer.qkv.reads() })?;
             let qkv = layer.qkv.forward(h.view())?;
             let mut mixed: Option<Tensor> = None;
             let mut at = 0;
@@ -367,9 +363,9 @@ impl Model {
                     }
                     LayerState::Dsla(state) => {
                         let dsla = self.dsla(l)?;
-                        let hidden = match dsla.form.foldable() {
-                            true => None,
-                            false => Some(h.rows(at, at + n).to_tensor()?),
+                        let hidden = match dsla.form.reads_hidden() {
+                            true => Some(h.rows(at, at + n).to_tensor()?),
+                            false => None,
                         };
                         let p = Projected::split(qkv.rows(at, at + n), heads, hidden)?;
                         dsla.forward(&p, &self.base.table, state)?
@@ -383,6 +379,7 @@ impl Model {
             }
             let Some(mixed) = mixed else { break };
             layer.o.forward_into(mixed.view(), dsla_core::kernels::ops::linear::Into::Add, x.view_mut())?;
+            self.adapt_o(l, steps, &mixed, &mut x)?;
             let h = layer.mlp_norm.forward_as(x.view(), layer.mlp.gate_up.reads())?;
             layer.mlp.add_to(h.view(), x.view_mut())?;
         }
@@ -390,6 +387,19 @@ impl Model {
             s.seq.len += s.tokens.len();
         }
         Ok(x)
+    }
+
+    /// Where layer `l` of a sequence is converted and changes the output projection, add that to its rows of x.
+    fn adapt_o(&self, l: usize, steps: &[Step], mixed: &Tensor, x: &mut Tensor) -> Result<()> {
+        let mut at = 0;
+        for s in steps {
+            let end = at + s.tokens.len();
+            if matches!(s.seq.layers[l], LayerState::Dsla(_)) {
+                self.dsla(l)?.adapt_o(mixed.rows(at, end), x.view_mut().rows(at, end))?;
+            }
+            at = end;
+        }
+        Ok(())
     }
 
     /// Convert one layer of a running sequence: its KV cache becomes the two states, exactly what they would hold had

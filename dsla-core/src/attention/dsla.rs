@@ -1,11 +1,17 @@
 //! Dual-state linear attention over its parameters, in every form; the fold of a running KV cache.
 
+mod train;
+
+pub use train::{InputGrads, Saved};
+
+use super::delta::{Delta, Side};
 use super::{KvCache, Projected, in_dtype, positions, rotated, rotated_as, turn};
-use crate::{DslaParams, FeatureMap, Form, Gate, GateInput, Heads, Normalizer};
+use crate::{DslaParams, FeatureMap, Form, Gate, GateInput, Heads, Normalizer, Projections};
 use dsla_kernels::ops::rope::Table;
 use dsla_kernels::ops::{axpby, copy, dsla as op, feature_map, gate};
-use dsla_kernels::{DType, Device, Result, Tensor};
+use dsla_kernels::{DType, Device, Result, Tensor, View, ViewMut};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// What one sequence keeps of its past in one DSLA layer: fixed size, however long the past.
 #[derive(Clone, Debug)]
@@ -31,39 +37,32 @@ impl DslaState {
     }
 }
 
+/// What follows from a layer's parameters, computed once for a layer that no longer trains.
+#[derive(Debug)]
+struct Ready {
+    /// The states' weights [2, H].
+    gamma: Tensor,
+    q: Option<Delta>,
+    o: Option<Delta>,
+}
+
 /// One DSLA layer: form, parameters, and what follows from them.
 #[derive(Clone, Debug)]
 pub struct DslaAttention {
     /// What kind of layer.
     pub form: Form,
-    /// Trained. On the host they may change; copies on a device are made by [`DslaAttention::to_device`] and never do.
+    /// Trained. Those of a layer from [`DslaAttention::new`] may change; those of one that is
+    /// [ready](DslaAttention::ready) must not.
     pub params: DslaParams,
     /// Sizes.
     pub heads: Heads,
-    /// On a device: the states' weights [2, H], computed once.
-    gamma: Option<Tensor>,
-}
-
-/// What the backward pass wants of a forward pass over a whole sequence.
-pub struct Saved {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    leaving: usize,
-    gate_x: Tensor,
-    log_decay: Tensor,
-    phi_q: Tensor,
-    phi_k: Tensor,
-    gamma: Tensor,
-    den: Tensor,
-    peak: Tensor,
-    out: Tensor,
+    ready: Option<Arc<Ready>>,
 }
 
 impl DslaAttention {
     /// A layer over parameters on the host.
     pub fn new(form: Form, params: DslaParams, heads: Heads) -> DslaAttention {
-        DslaAttention { form, params, heads, gamma: None }
+        DslaAttention { form, params, heads, ready: None }
     }
 
     /// Where its parameters are.
@@ -71,27 +70,59 @@ impl DslaAttention {
         self.params.gate_w.device()
     }
 
-    /// A copy with its parameters on another device.
+    /// A copy to run, with its parameters on a device and what follows from them computed once.
     ///
     /// Errors: no such device, no memory left there.
-    pub fn to_device(&self, device: Device) -> Result<DslaAttention> {
+    pub fn ready(&self, device: Device) -> Result<DslaAttention> {
         let params = self.params.to_device(device)?;
-        let gamma = match device {
-            Device::Cpu => None,
-            _ => {
-                let host = self.params.to_device(Device::Cpu)?;
-                Some(host.gamma_weights(self.heads.heads).to_device(device)?)
-            }
+        let host = self.params.to_device(Device::Cpu)?;
+        let ready = Ready {
+            gamma: host.gamma_weights(self.heads.heads).to_device(device)?,
+            q: Delta::of(&params, Side::Q)?,
+            o: Delta::of(&params, Side::O)?,
         };
-        Ok(DslaAttention { params, gamma, ..self.clone() })
+        Ok(DslaAttention { form: self.form, params, heads: self.heads, ready: Some(Arc::new(ready)) })
     }
 
     /// The two states' weights per query head [2, H].
     pub(super) fn gamma_weights(&self) -> Cow<'_, Tensor> {
-        match &self.gamma {
-            Some(g) => Cow::Borrowed(g),
+        match &self.ready {
+            Some(r) => Cow::Borrowed(&r.gamma),
             None => Cow::Owned(self.params.gamma_weights(self.heads.heads)),
         }
+    }
+
+    /// The layer's own change to its queries q [T, H, D] of the normalised input `hidden` [T, C]: added.
+    ///
+    /// Errors: a shape, dtype or device that does not fit; no memory left.
+    pub fn adapt_q(&self, hidden: Option<&Tensor>, q: &mut Tensor) -> Result<()> {
+        let delta = match &self.ready {
+            Some(r) => r.q.as_ref().map(Cow::Borrowed),
+            None => Delta::of(&self.params, Side::Q)?.map(Cow::Owned),
+        };
+        let Some(delta) = delta else { return Ok(()) };
+        let (t, width) = (q.dims()[0], self.heads.heads * self.heads.head_dim);
+        delta.add_to(self.hidden(hidden)?.view(), q.view_mut().reshape([t, width]))
+    }
+
+    /// The layer's own change to its output y [T, C] (the projection of its heads, `mixed` [T, H D]): added.
+    ///
+    /// Errors: a shape, dtype or device that does not fit; no memory left.
+    pub fn adapt_o(&self, mixed: View, y: ViewMut) -> Result<()> {
+        let delta = match &self.ready {
+            Some(r) => r.o.as_ref().map(Cow::Borrowed),
+            None => Delta::of(&self.params, Side::O)?.map(Cow::Owned),
+        };
+        delta.map_or(Ok(()), |d| d.add_to(mixed, y))
+    }
+
+    fn hidden<'a>(&self, hidden: Option<&'a Tensor>) -> Result<&'a Tensor> {
+        hidden.ok_or_else(|| dsla_kernels::Error::Argument {
+            op: "dsla",
+            arg: "hidden",
+            got: "none".into(),
+            want: "the layer's input: this form reads it".into(),
+        })
     }
 
     /// Decays per state and kv head.
@@ -139,12 +170,7 @@ impl DslaAttention {
                 Ok(x.reshape([t, g, 2 * d]))
             }
             GateInput::Hidden => {
-                let hidden = hidden.ok_or_else(|| dsla_kernels::Error::Argument {
-                    op: "dsla",
-                    arg: "hidden",
-                    got: "none".into(),
-                    want: "the layer's input: these gates read it".into(),
-                })?;
+                let hidden = self.hidden(hidden)?;
                 Ok(hidden.try_clone()?.reshape([t, 1, hidden.len() / t.max(1)]))
             }
         }
@@ -215,15 +241,16 @@ impl DslaAttention {
         let (form, p) = (&self.form, &self.params);
         let first = state.len;
         let decay = self.log_decays(&self.gate_input(&x.k, &x.v, x.hidden.as_ref())?)?;
-        let (q, k);
-        let (q, k) = if form.rope {
+        let mut q = Cow::Borrowed(&x.q);
+        if form.projections != Projections::Frozen {
+            self.adapt_q(x.hidden.as_ref(), q.to_mut())?;
+        }
+        let mut k = Cow::Borrowed(&x.k);
+        if form.rope {
             let positions = positions(first, x.len());
-            q = rotated(&x.q, first, table)?;
-            k = rotated_as(&x.k, positions.view(), table, state.ring.k.dtype())?;
-            (&q, &k)
-        } else {
-            (&x.q, &x.k)
-        };
+            q = Cow::Owned(rotated(&q, first, table)?);
+            k = Cow::Owned(rotated_as(&x.k, positions.view(), table, state.ring.k.dtype())?);
+        }
         let fresh = self.form.sinks.saturating_sub(first).min(x.len());
         state.sinks.k.extend(k.rows(0, fresh))?;
         state.sinks.v.extend(x.v.rows(0, fresh))?;
@@ -289,156 +316,5 @@ impl DslaAttention {
         state.ring_decay.extend(decay.rows(leaving, cache.len()))?;
         state.len = cache.len();
         Ok(state)
-    }
-
-    /// Attend over a whole sequence from nothing, keeping what [`DslaAttention::backward`] needs. `q`, `k`: rotated
-    /// if the form rotates, keys in model dtype; `plain_k`, `v` (and `hidden`): what the gates see.
-    pub fn forward_train(
-        &self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        plain_k: &Tensor,
-        hidden: Option<&Tensor>,
-    ) -> Result<Saved> {
-        let (t, h) = (q.dims()[0], self.heads.heads);
-        let p = &self.params;
-        let gate_x = self.gate_input(plain_k, &v, hidden)?;
-        // On a GPU keys and values have one dtype, as in a cache; the host takes exact values beside rounded keys.
-        let v = if v.device() == Device::Cpu { v } else { v.to_dtype(k.dtype())? };
-        let log_decay = self.log_decays(&gate_x)?;
-        let leaving = t.saturating_sub(self.form.window);
-        let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
-        let phi_k = self.key_features(k.rows(0, leaving), 0)?;
-        let device = q.device();
-        let mut saved = Saved {
-            out: Tensor::empty_on(device, q.shape(), DType::F32)?,
-            den: Tensor::empty_on(device, [t, h], DType::F32)?,
-            peak: Tensor::empty_on(device, [t, h], DType::F32)?,
-            gamma: self.gamma_weights().into_owned(),
-            q,
-            k,
-            v,
-            leaving,
-            gate_x,
-            log_decay,
-            phi_q,
-            phi_k,
-        };
-        let mut state = self.state(DType::F32)?;
-        let (mix, slope) = (self.per_head(&p.mix)?, self.per_head(&p.slope)?);
-        let mut out = Tensor::empty_on(device, saved.q.shape(), DType::F32)?;
-        let mut den = Tensor::empty_on(device, [t, h], DType::F32)?;
-        let mut peak = Tensor::empty_on(device, [t, h], DType::F32)?;
-        let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
-        let keep = op::Saved { den: den.view_mut(), peak: peak.view_mut() };
-        op::forward(&self.args(&saved, &mix, &slope), into, Some(keep), out.view_mut())?;
-        (saved.out, saved.den, saved.peak) = (out, den, peak);
-        Ok(saved)
-    }
-
-    fn args<'a>(&self, s: &'a Saved, mix: &'a Tensor, slope: &'a Tensor) -> op::Args<'a> {
-        op::Args {
-            q: s.q.view(),
-            k: s.k.view(),
-            v: s.v.view(),
-            sink_k: s.k.rows(0, self.form.sinks.min(s.k.dims()[0])),
-            sink_v: s.v.rows(0, self.form.sinks.min(s.k.dims()[0])),
-            position: 0,
-            phi_q: s.phi_q.view(),
-            phi_k: s.phi_k.view(),
-            log_decay: s.log_decay.rows(0, s.leaving),
-            gamma: s.gamma.view(),
-            mix: mix.view(),
-            slope: slope.view(),
-            window: self.form.window,
-            normalizer: self.normalizer(),
-        }
-    }
-
-    /// Gradients of the parameters, added to `grads`, from d_out [T, H, D]. q, k and v are frozen.
-    pub fn backward(&self, saved: &Saved, d_out: dsla_kernels::View, grads: &mut DslaParams) -> Result<()> {
-        let (h, leaving) = (self.heads.heads, saved.leaving);
-        let p = &self.params;
-        let (mix, slope) = (self.per_head(&p.mix)?, self.per_head(&p.slope)?);
-        let zero = self.state(DType::F32)?;
-        let device = self.device();
-        let like = |t: &Tensor| Tensor::empty_on(device, t.shape(), DType::F32);
-        let (mut d_phi_q, mut d_phi_k) = (like(&saved.phi_q)?, like(&saved.phi_k)?);
-        let mut d_decay = Tensor::zeros_on(device, saved.log_decay.shape(), DType::F32)?;
-        let mut d_gamma = Tensor::zeros_on(device, [2, h], DType::F32)?;
-        let mut d_mix = Tensor::zeros_on(device, [h], DType::F32)?;
-        let mut d_slope = Tensor::zeros_on(device, [h], DType::F32)?;
-        let (mut d_s, mut d_z) = (zero.s.try_clone()?, zero.z.try_clone()?);
-        let into = op::Grads {
-            phi_q: d_phi_q.view_mut(),
-            phi_k: d_phi_k.view_mut(),
-            log_decay: d_decay.view_mut().rows(0, leaving),
-            gamma: d_gamma.view_mut(),
-            mix: d_mix.view_mut(),
-            slope: d_slope.view_mut(),
-            s: d_s.view_mut(),
-            z: d_z.view_mut(),
-            qkv: None,
-        };
-        let args = self.args(saved, &mix, &slope);
-        op::backward(
-            &args,
-            zero.s.view(),
-            zero.z.view(),
-            saved.den.view(),
-            saved.peak.view(),
-            saved.out.view(),
-            d_out,
-            into,
-        )?;
-        self.zero_sinks(&mut d_phi_k, 0)?;
-        for (map, grad, x, phi, d_phi) in [
-            (&p.map_q, &mut grads.map_q, saved.q.view(), &saved.phi_q, &d_phi_q),
-            (&p.map_k, &mut grads.map_k, saved.k.rows(0, leaving), &saved.phi_k, &d_phi_k),
-        ] {
-            if let (Some(w), Some(dw)) = (map, grad) {
-                feature_map::backward(x, w.view(), phi.view(), d_phi.view(), dw.view_mut(), None)?;
-            }
-        }
-        gate::backward(
-            saved.gate_x.view(),
-            p.gate_w.view(),
-            self.form.gate_scale,
-            saved.log_decay.view(),
-            d_decay.view(),
-            grads.gate_w.view_mut(),
-            grads.gate_b.view_mut(),
-            None,
-        )?;
-        grads.add_gamma_gradient(&saved.gamma, &d_gamma)?;
-        for (grad, d) in [(&mut grads.mix, &d_mix), (&mut grads.slope, &d_slope)] {
-            if let Some(grad) = grad {
-                axpby::forward(1.0, d.view(), 1.0, grad.view_mut())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Saved {
-    /// The layer's output [T, H, D].
-    pub fn out(&self) -> &Tensor {
-        &self.out
-    }
-
-    /// Query features [T, H, F].
-    pub fn phi_q(&self) -> &Tensor {
-        &self.phi_q
-    }
-
-    /// Features of the keys that left the window [L, G, F].
-    pub fn phi_k(&self) -> &Tensor {
-        &self.phi_k
-    }
-
-    /// Log decays of all tokens [T, 2, G, E].
-    pub fn log_decay(&self) -> &Tensor {
-        &self.log_decay
     }
 }

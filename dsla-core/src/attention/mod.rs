@@ -1,10 +1,11 @@
 //! The two kinds of attention a layer can run, over the same projections.
 
+mod delta;
 mod dsla;
 mod pool;
 mod softmax;
 
-pub use dsla::{DslaAttention, DslaState, Saved};
+pub use dsla::{DslaAttention, DslaState, InputGrads, Saved};
 pub use pool::{DslaPool, KvPool, Places};
 pub use softmax::{Int8Cache, KvCache, softmax_attention, softmax_attention_int8};
 
@@ -33,7 +34,7 @@ pub struct Projected {
     pub k: Tensor,
     /// Values [T, G, D].
     pub v: Tensor,
-    /// The layer's normalised input [T, C], kept only for gates that read it.
+    /// The layer's normalised input [T, C], kept only for forms that [read it](crate::Form::reads_hidden).
     pub hidden: Option<Tensor>,
 }
 
@@ -83,6 +84,12 @@ fn in_dtype(x: &Tensor, dtype: DType) -> Result<Cow<'_, Tensor>> {
 /// On the host whatever is rotated: the op checks them there and takes them along.
 fn positions(first: usize, t: usize) -> Tensor {
     Tensor::from_u32([t], (first as u32..(first + t) as u32).collect())
+}
+
+/// The gradient of [`rotated`] from position 0 on, in place: dy [T, heads, D] becomes dx.
+pub fn rotated_backward(dy: &mut Tensor, table: &Table) -> Result<()> {
+    let positions = positions(0, dy.dims()[0]);
+    rope::backward(dy.view_mut(), positions.view(), table)
 }
 
 /// Rotate (or un-rotate) x [T, heads, D] in place at positions `first..first + T`.

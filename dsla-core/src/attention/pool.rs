@@ -155,6 +155,7 @@ impl DslaPool {
         let (b, n) = (x.len(), layer.heads);
         let (g, d, e) = (n.kv_heads, n.head_dim, layer.decays());
         let device = layer.device();
+        layer.adapt_q(x.hidden.as_ref(), &mut x.q)?;
         let fresh = layer.log_decays(&layer.gate_input(&x.k, &x.v, x.hidden.as_ref())?)?;
         let mut decay = Tensor::empty_on(device, [b, 2 * g * e], DType::F32)?;
         copy::gather(self.ring_decay.view(), at.leaving, decay.view_mut())?;

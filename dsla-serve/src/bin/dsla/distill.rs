@@ -5,7 +5,8 @@ use crate::out::{self, Progress};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use dsla_distill::{Config, Corpus, Event, Metric, Stage, distill, sensitivity};
-use dsla_model::{Form, Model};
+use dsla_model::core::Projections;
+use dsla_model::{Adapter, Form, Model};
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -18,9 +19,12 @@ pub struct Distill {
     /// Directory of the adapter, its metrics and checkpoints.
     #[arg(long)]
     out: PathBuf,
-    /// Tokens to align on.
+    /// Tokens to align on; without alignment among the stages, tokens of the chain.
     #[arg(long, default_value_t = 500_000)]
     tokens: u64,
+    /// Tokens of the chain; default: a quarter of --tokens beside alignment.
+    #[arg(long)]
+    chain_tokens: Option<u64>,
     /// native, paper, or a JSON file with a form.
     #[arg(long, default_value = "native")]
     form: String,
@@ -30,15 +34,36 @@ pub struct Distill {
     /// Continue from the checkpoint in --out, if the run got that far.
     #[arg(long)]
     resume: bool,
-    /// Peak learning rate.
+    /// Peak learning rate of alignment.
     #[arg(long)]
     lr: Option<f64>,
-    /// Tokens per step.
+    /// Peak learning rate of the chain.
+    #[arg(long)]
+    chain_lr: Option<f64>,
+    /// Tokens per step of alignment.
     #[arg(long)]
     batch_tokens: Option<usize>,
-    /// Sequence lengths, drawn anew each step.
+    /// Tokens per step of the chain.
+    #[arg(long)]
+    chain_batch_tokens: Option<usize>,
+    /// Sequence lengths of alignment, drawn anew each step.
     #[arg(long, value_delimiter = ',')]
     lengths: Option<Vec<usize>>,
+    /// Sequence lengths of the chain, drawn anew each step.
+    #[arg(long, value_delimiter = ',')]
+    chain_lengths: Option<Vec<usize>>,
+    /// What a step of the chain converts: random prefixes of the order, or the paper's frozen chain.
+    #[arg(long, default_value = "random", value_parser = ["random", "frozen"])]
+    prefixes: String,
+    /// Weight of the alignment error in the chain's loss.
+    #[arg(long)]
+    aligned: Option<f64>,
+    /// Keep less for the chain's backward pass and compute it again.
+    #[arg(long)]
+    recompute: bool,
+    /// Train a low-rank change of the q and o projections in the chain; a rank, or `full` for whole matrices.
+    #[arg(long)]
+    lora: Option<String>,
     /// Of data order.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -78,9 +103,34 @@ impl Distill {
     fn config(&self) -> Result<Config> {
         let mut c = Config::new(form(&self.form)?, self.tokens);
         c.stages = self.stages.iter().map(|s| s.parse()).collect::<Result<Vec<Stage>, _>>()?;
-        c.lr = self.lr.unwrap_or(c.lr);
-        c.batch_tokens = self.batch_tokens.unwrap_or(c.batch_tokens);
-        c.lengths = self.lengths.clone().unwrap_or(c.lengths);
+        if let Some(lora) = &self.lora {
+            c.form.projections = match lora.as_str() {
+                "full" => Projections::Full,
+                rank => match rank.parse() {
+                    Ok(rank) => Projections::Lora { rank },
+                    Err(_) => bail!("--lora: got {rank}, want a rank or full"),
+                },
+            };
+        }
+        let beside = if c.stages.contains(&Stage::Align) { 4 } else { 1 };
+        for (t, tokens, lr, batch_tokens, lengths) in [
+            (&mut c.align, self.tokens, self.lr, self.batch_tokens, &self.lengths),
+            (
+                &mut c.chain.training,
+                self.chain_tokens.unwrap_or(self.tokens / beside),
+                self.chain_lr,
+                self.chain_batch_tokens,
+                &self.chain_lengths,
+            ),
+        ] {
+            t.tokens = tokens;
+            t.lr = lr.unwrap_or(t.lr);
+            t.batch_tokens = batch_tokens.unwrap_or(t.batch_tokens);
+            t.lengths = lengths.clone().unwrap_or_else(|| t.lengths.clone());
+        }
+        c.chain.prefixes = self.prefixes.parse()?;
+        c.chain.aligned = self.aligned.unwrap_or(c.chain.aligned);
+        c.chain.recompute = self.recompute;
         c.seed = self.seed;
         c.layers = self.layers.clone();
         c.rank_windows = self.rank_windows.unwrap_or(c.rank_windows);
@@ -93,9 +143,11 @@ impl Distill {
         let config = self.config()?;
         let model = self.model.load()?;
         let corpus = corpus(&model, &self.text)?;
-        let start = std::time::Instant::now();
-        let adapter = run(&model, &corpus, &config, &self.out, self.resume)?;
-        let seconds = start.elapsed().as_secs_f64();
+        let began = std::time::Instant::now();
+        // Not the shipped one, which a model known by name brings along: only what was asked for.
+        let start = self.model.adapter.is_some().then(|| model.adapter()).flatten();
+        let adapter = run(&model, &corpus, &config, start, &self.out, self.resume)?;
+        let seconds = began.elapsed().as_secs_f64();
         if self.json {
             out::json(&serde_json::json!({
                 "out": self.out, "order": adapter.order, "quality": adapter.quality, "training": adapter.training, "seconds": seconds,
@@ -127,16 +179,18 @@ pub fn run(
     model: &Model,
     corpus: &Corpus,
     config: &Config,
+    start: Option<&Adapter>,
     out: &std::path::Path,
     resume: bool,
-) -> Result<dsla_model::Adapter> {
+) -> Result<Adapter> {
     let mut progress = Progress::new("");
-    let adapter = distill(model, corpus, config, out, resume, |event| match event {
+    let adapter = distill(model, corpus, config, start, out, resume, |event| match event {
         Event::Stage(s) => {
             progress = Progress::new(match s {
                 Stage::Calibrate => "calibrate",
                 Stage::Align => "align",
-                _ => "rank",
+                Stage::Rank => "rank",
+                Stage::Chain => "chain",
             });
         }
         Event::Progress { done, of, .. } => progress.at(done, of),

@@ -144,14 +144,15 @@ impl Demo {
         corpus.add(tokens.to_vec());
         let mut config = Config::new(Form::native(), 20_000);
         config.stages = vec![Stage::Calibrate, Stage::Align];
-        (config.lengths, config.batch_tokens, config.layers) = (vec![256], 512, Some(layers.clone()));
+        (config.align.lengths, config.align.batch_tokens) = (vec![256], 512);
+        config.layers = Some(layers.clone());
         let plan = Plan::of_layers(model.config().num_layers, &layers);
         let w = windows(&tokens[tokens.len().saturating_sub(1024)..], 1024, Some(1))?;
         let start = model.clone().with_adapter_value(Adapter::init(model, &config.form)?)?;
         let before = divergence(&start, std::slice::from_ref(&plan), &w, |_, _| {})?[0];
         println!("training layers {layers:?} to stand in for the teacher's attention");
         let dir = self.out.join("adapter");
-        let adapter = distill::run(model, &corpus, &config, &dir, false)?;
+        let adapter = distill::run(model, &corpus, &config, None, &dir, false)?;
         let after = divergence(&model.clone().with_adapter_value(adapter)?, &[plan], &w, |_, _| {})?[0];
         println!(
             "divergence from the teacher with these {} layers converted (nats per token):",
