@@ -197,9 +197,12 @@ fn input_gradients_match_finite_differences() {
             assert!(a.f32() == b.f32(), "{form:?}: {name} depends on whether inputs are asked for");
         }
         assert_eq!(found.hidden.is_some(), form.gate_input == GateInput::Hidden);
-        for (name, grad) in
-            [("q", Some(&found.q)), ("k", Some(&found.k)), ("v", Some(&found.v)), ("hidden", found.hidden.as_ref())]
-        {
+        for (name, grad) in [
+            ("q", Some(&found.q)),
+            ("k", Some(&found.k)),
+            ("v", Some(&found.v)),
+            ("hidden", found.hidden.as_ref()),
+        ] {
             let Some(grad) = grad else { continue };
             let dir: Vec<f32> = (0..grad.len()).map(|_| rng.normal() as f32).collect();
             let h = 5e-4;

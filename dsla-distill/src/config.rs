@@ -1,7 +1,7 @@
 //! What a distillation run is made of.
 
-use crate::{Error, Result};
 use crate::chain::Prefixes;
+use crate::{Error, Result};
 use dsla_core::Form;
 use serde::{Deserialize, Serialize};
 
@@ -131,9 +131,7 @@ impl Config {
             if !self.stages.contains(&stage) {
                 continue;
             }
-            if t.batch_tokens < 2
-                || t.lengths.is_empty()
-                || t.lengths.iter().any(|&l| l < 2 || l > positions)
+            if t.batch_tokens < 2 || t.lengths.is_empty() || t.lengths.iter().any(|&l| l < 2 || l > positions)
             {
                 let got = format!("{:?}", t.lengths);
                 return bad("lengths", got, &format!("sequences of 2 to {positions} tokens"));

@@ -25,7 +25,7 @@ mod trainer;
 
 pub use chain::Prefixes;
 pub use config::{Chain, Config, Stage, Training};
-pub use data::Corpus;
+pub use data::{Corpus, self_text};
 pub use error::{Error, Result};
 pub use probe::LayerProbe;
 pub use schedule::cosine;

@@ -57,8 +57,7 @@ impl<'a> Session<'a> {
         let mut s = Session { model, corpus, config, adapter, place, metrics: String::new(), moments, out };
         // Killed before its first checkpoint, a run has nothing to continue: from the start is the same run.
         if resume && s.checkpoint().exists() {
-            s.place =
-                checkpoint::load(&s.checkpoint(), &s.place, &mut s.adapter.layers, &mut s.moments)?;
+            s.place = checkpoint::load(&s.checkpoint(), &s.place, &mut s.adapter.layers, &mut s.moments)?;
             s.adapter.order = s.place.order.clone();
             s.metrics = kept_metrics(&out.join(METRICS), s.place.lines)?;
         }
@@ -123,7 +122,8 @@ impl<'a> Session<'a> {
             let (loss, mut grads) = chain::gradients(model, &weights, &layers, batch, aligned, recompute)?;
             order[..draw.trained].iter().for_each(|&l| grads[l] = None);
             for (l, g) in grads.iter().enumerate() {
-                let finite = |g: &DslaParams| g.tensors().iter().all(|(_, t)| t.f32().iter().all(|v| v.is_finite()));
+                let finite =
+                    |g: &DslaParams| g.tensors().iter().all(|(_, t)| t.f32().iter().all(|v| v.is_finite()));
                 if g.as_ref().is_some_and(|g| !finite(g)) {
                     s.check(l, f64::NAN)?;
                 }

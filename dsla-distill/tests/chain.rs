@@ -171,6 +171,8 @@ fn it_goes_on_from_an_adapter() {
     let e = distill(&model, &corpus(), &config, None, second.path(), true, |_| {}).unwrap_err().to_string();
     assert!(e.contains("base model"), "{e}");
     config.form.window = 16;
-    let e = distill(&model, &corpus(), &config, Some(&adapter), third.path(), false, |_| {}).unwrap_err().to_string();
+    let e = distill(&model, &corpus(), &config, Some(&adapter), third.path(), false, |_| {})
+        .unwrap_err()
+        .to_string();
     assert!(e.contains("adapter to start from"), "{e}");
 }

@@ -19,7 +19,7 @@ fn corpus() -> Corpus {
                 x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 (x >> 16) % 50
             })
-            .collect(),
+            .collect::<Vec<u32>>(),
     );
     c
 }
@@ -107,8 +107,11 @@ fn strangers_checkpoints_are_refused() {
             .map_err(|e| e.to_string())
     };
     let training = config().align;
-    let short =
-        Config { align: Training { tokens: 128, ..training.clone() }, stages: vec![Stage::Align], ..config() };
+    let short = Config {
+        align: Training { tokens: 128, ..training.clone() },
+        stages: vec![Stage::Align],
+        ..config()
+    };
     let align = |align| Config { align, ..short.clone() };
     run(&short, true).unwrap();
     assert!(dir.path().join("checkpoint.bin").exists(), "nothing to resume from: from the start");

@@ -219,7 +219,8 @@ impl GraphDecoder {
                 LayerPool::Dsla(_) => Some(self.model.dsla(l)?),
             };
             let reads = mixer.is_some_and(|m| m.form.reads_hidden());
-            let h = layer.attn_norm.forward_as(x.view(), if reads { DType::F32 } else { layer.qkv.reads() })?;
+            let h =
+                layer.attn_norm.forward_as(x.view(), if reads { DType::F32 } else { layer.qkv.reads() })?;
             let qkv = layer.qkv.forward(h.view())?;
             let x_in = Projected::split(qkv.view(), heads, if reads { Some(h) } else { None })?;
             let out = match (pool, mixer) {

@@ -12,6 +12,7 @@ mod llama;
 pub mod paper;
 mod sequence;
 pub mod tokenizer;
+mod tokens;
 pub mod weights;
 
 pub use adapter::{Adapter, PrefixQuality};
@@ -26,4 +27,5 @@ pub use error::{Error, Result};
 pub use llama::{Layer, Model, Step, Want};
 pub use sequence::{Plan, Sequence};
 pub use tokenizer::{DecodeStream, Tokenizer};
+pub use tokens::Tokens;
 pub use weights::{ModelFiles, WeightFormat, Weights};

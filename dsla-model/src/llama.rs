@@ -85,8 +85,7 @@ impl Model {
     pub fn with_adapter_value(mut self, adapter: Adapter) -> Result<Model> {
         adapter.check(&self)?;
         let ready = |l: &Option<DslaAttention>| l.as_ref().map(|l| l.ready(self.device())).transpose();
-        self.mixers =
-            Arc::new(adapter.layers.iter().map(ready).collect::<dsla_core::kernels::Result<_>>()?);
+        self.mixers = Arc::new(adapter.layers.iter().map(ready).collect::<dsla_core::kernels::Result<_>>()?);
         self.adapter = Some(Arc::new(adapter));
         Ok(self)
     }
@@ -344,9 +343,8 @@ impl Model {
         // Forms that read the layer's input read it in f32.
         let read = self.adapter.as_ref().is_some_and(|a| a.form.reads_hidden());
         for (l, layer) in self.base.layers.iter().enumerate() {
-            let h = layer
-                .attn_norm
-                .forward_as(x.view(), if read { DType::F32 } else { layer.qkv.reads() })?;
+            let h =
+                layer.attn_norm.forward_as(x.view(), if read { DType::F32 } else { layer.qkv.reads() })?;
             let qkv = layer.qkv.forward(h.view())?;
             let mut mixed: Option<Tensor> = None;
             let mut at = 0;

@@ -227,8 +227,7 @@ impl<'a> Run<'a> {
             }
             None => &dx,
         };
-        let mut d_mixed =
-            back.o.forward(d_projected.view())?.reshape([t, heads.heads, heads.head_dim]);
+        let mut d_mixed = back.o.forward(d_projected.view())?.reshape([t, heads.heads, heads.head_dim]);
         let dsla = self.layers[l].zip(grads.as_mut());
         let mut normed = None;
         let (dq, dk, dv, d_hidden) = match (&tape.mixer, dsla) {

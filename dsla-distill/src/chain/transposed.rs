@@ -46,7 +46,8 @@ impl Transposed {
                 })
             })
             .collect::<Result<_>>()?;
-        let output = if model.config().tie_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let output =
+            if model.config().tie_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
         Ok(Transposed { layers, head: linear(&[output.into()])? })
     }
 }

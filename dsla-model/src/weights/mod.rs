@@ -13,13 +13,13 @@ use crate::{Config, Error, Result};
 use decode::{Encoding, decode};
 use dsla_kernels::Tensor;
 use dsla_kernels::ops::linear::Quant;
-use files::Mapped;
+
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-pub(crate) use files::{file_sha256, hex, read_text, read_text_if_there};
+pub(crate) use files::{Mapped, file_sha256, hex, read_text, read_text_if_there};
 pub use format::WeightFormat;
 pub(crate) use format::quantised;
 pub(crate) use gguf::Gguf;

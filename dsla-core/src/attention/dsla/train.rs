@@ -117,9 +117,8 @@ impl DslaAttention {
         grads: &mut DslaParams,
     ) -> Result<InputGrads> {
         let n = self.form.sinks.min(saved.k.dims()[0]);
-        let like = |x: &Tensor, rows| {
-            Tensor::empty_on(self.device(), [rows, x.dims()[1], x.dims()[2]], DType::F32)
-        };
+        let like =
+            |x: &Tensor, rows| Tensor::empty_on(self.device(), [rows, x.dims()[1], x.dims()[2]], DType::F32);
         let t = saved.q.dims()[0];
         let mut into = Inputs {
             q: like(&saved.q, t)?,
@@ -195,9 +194,9 @@ impl DslaAttention {
             slope: d_slope.view_mut(),
             s: d_s.view_mut(),
             z: d_z.view_mut(),
-            qkv: inputs.as_deref_mut().map(|i| {
-                [&mut i.q, &mut i.k, &mut i.v, &mut i.sink_k, &mut i.sink_v].map(Tensor::view_mut)
-            }),
+            qkv: inputs
+                .as_deref_mut()
+                .map(|i| [&mut i.q, &mut i.k, &mut i.v, &mut i.sink_k, &mut i.sink_v].map(Tensor::view_mut)),
         };
         op::backward(
             &self.args(saved, &mix, &slope),

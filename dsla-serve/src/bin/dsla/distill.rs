@@ -4,18 +4,19 @@ use crate::args::{ModelArgs, tokens_of};
 use crate::out::{self, Progress};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use dsla_distill::{Config, Corpus, Event, Metric, Stage, distill, sensitivity};
+use dsla_distill::{Config, Corpus, Event, Metric, Stage, distill, self_text, sensitivity};
 use dsla_model::core::Projections;
-use dsla_model::{Adapter, Form, Model};
-use std::path::PathBuf;
+use dsla_model::{Adapter, Form, Model, Tokens};
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Distill {
     #[command(flatten)]
     model: ModelArgs,
-    /// UTF-8 text files to train on; the last 3% of each are held out for ranking.
+    /// What to train on: UTF-8 text files, and self:TOKENS for that much text of the teacher's own; the last 3% of each
+    /// are held out for ranking.
     #[arg(long, num_args = 1.., required = true)]
-    text: Vec<PathBuf>,
+    text: Vec<String>,
     /// Directory of the adapter, its metrics and checkpoints.
     #[arg(long)]
     out: PathBuf,
@@ -142,7 +143,7 @@ impl Distill {
     pub fn run(self) -> Result<()> {
         let config = self.config()?;
         let model = self.model.load()?;
-        let corpus = corpus(&model, &self.text)?;
+        let corpus = corpus(&model, &self.text, &self.out, self.seed)?;
         let began = std::time::Instant::now();
         // Not the shipped one, which a model known by name brings along: only what was asked for.
         let start = self.model.adapter.is_some().then(|| model.adapter()).flatten();
@@ -162,16 +163,47 @@ impl Distill {
     }
 }
 
-/// All texts as tokens.
-pub fn corpus(model: &Model, files: &[PathBuf]) -> Result<Corpus> {
+/// All texts as tokens, kept as files in `out/tokens`: a run that goes on maps what the first one made.
+fn corpus(model: &Model, texts: &[String], out: &Path, seed: u64) -> Result<Corpus> {
+    let dir = out.join("tokens");
+    std::fs::create_dir_all(&dir).with_context(|| format!("{}: cannot create", dir.display()))?;
+    let base = model.weights().fingerprint()?;
     let mut corpus = Corpus::default();
-    for file in files {
-        corpus.add(tokens_of(model, file)?);
+    for text in texts {
+        let (stem, identity) = match text.strip_prefix("self:") {
+            Some(tokens) => {
+                (format!("self-{tokens}"), format!("{tokens} {seed} {}", model.format()).into_bytes())
+            }
+            None => {
+                let path = Path::new(text);
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                (stem, std::fs::read(path).with_context(|| format!("{text}: cannot read"))?)
+            }
+        };
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        for b in identity.iter().chain(base.as_bytes()) {
+            hash = (hash ^ *b as u64).wrapping_mul(0x100_0000_01b3);
+        }
+        let file = dir.join(format!("{stem}-{hash:016x}.tokens"));
+        if !file.exists() {
+            Tokens::write(&file, &tokens(model, text, seed)?)?;
+        }
+        corpus.add(Tokens::open(&file)?);
     }
     if corpus.is_empty() {
         bail!("--text: got no tokens, want text");
     }
     Ok(corpus)
+}
+
+/// The tokens of a file, or of the teacher's own text for `self:TOKENS`.
+fn tokens(model: &Model, text: &str, seed: u64) -> Result<Vec<u32>> {
+    let Some(count) = text.strip_prefix("self:") else { return tokens_of(model, Path::new(text)) };
+    let Some(count) = count.parse().ok().filter(|n| *n > 0) else {
+        bail!("--text: got {text}, want a file or self:TOKENS with a number of tokens");
+    };
+    let mut progress = Progress::new("the teacher writes");
+    Ok(self_text(model, count, seed, |done, of| progress.at(done, of))?)
 }
 
 /// Distil with progress on stderr.
@@ -180,7 +212,7 @@ pub fn run(
     corpus: &Corpus,
     config: &Config,
     start: Option<&Adapter>,
-    out: &std::path::Path,
+    out: &Path,
     resume: bool,
 ) -> Result<Adapter> {
     let mut progress = Progress::new("");
