@@ -10,6 +10,8 @@ pub enum FeatureMap {
     None,
     /// phi(u) = [softmax(u W), softmax(-u W)], W per head: positive, F = 2 D (Hedgehog).
     SoftmaxPm,
+    /// phi(u) = softmax(u W), its first half: F = D. Two states of it are as large as one of [`FeatureMap::SoftmaxPm`].
+    Softmax,
 }
 
 /// Decays per state and kv head.
@@ -52,6 +54,10 @@ pub enum Gamma {
     Layer,
     /// One pair per query head.
     Head,
+    /// (1, 0), not trained: the history state alone.
+    History,
+    /// (0, 1), not trained: the recency state alone.
+    Recency,
 }
 
 /// What a converted layer changes of its teacher's q and o projections. Keys and values stay the teacher's, so that a
@@ -183,7 +189,7 @@ impl Form {
     /// Feature size for heads of `head_dim`.
     pub fn features(&self, head_dim: usize) -> usize {
         match self.feature_map {
-            FeatureMap::None => head_dim,
+            FeatureMap::None | FeatureMap::Softmax => head_dim,
             FeatureMap::SoftmaxPm => 2 * head_dim,
         }
     }

@@ -15,7 +15,7 @@ pub struct DslaParams {
     pub gate_w: Tensor,
     /// Gate biases [2, G, E].
     pub gate_b: Tensor,
-    /// Logits of the two states' weights [2, H], or [2, 1] for the whole layer.
+    /// Logits of the two states' weights [2, H], or [2, 1] for the whole layer and where they are forced.
     pub gamma: Tensor,
     /// Log weight of the states against the window [H]; absent without a window.
     pub mix: Option<Tensor>,
@@ -30,6 +30,9 @@ pub struct DslaParams {
     /// B [C, rank], or the whole change [C, H D].
     pub o_b: Option<Tensor>,
 }
+
+/// Logits of a state that has all the weight.
+const FORCED: f32 = 60.0;
 
 /// Half-lives in tokens at the start: history keeps, recency forgets. With a window, recency starts at a few windows:
 /// inside it the exact part already knows better.
@@ -56,7 +59,7 @@ impl DslaParams {
         };
         let (h, g, d) = (n.heads, n.kv_heads, n.head_dim);
         let mut shapes = vec![];
-        if form.feature_map == FeatureMap::SoftmaxPm {
+        if form.feature_map != FeatureMap::None {
             shapes.push(("map_q", vec![h, d, d]));
             shapes.push(("map_k", vec![g, d, d]));
         }
@@ -100,6 +103,9 @@ impl DslaParams {
                     let bias = half_lives(form).map(|h| logit_of_half_life(h, form.gate_scale as f64) as f32);
                     (0..len).map(|i| bias[i / (len / 2)]).collect()
                 }
+                // Far enough apart that the softmax is (1, 0) in f32, and its gradient nothing.
+                "gamma" if form.gamma == Gamma::History => vec![FORCED, -FORCED],
+                "gamma" if form.gamma == Gamma::Recency => vec![-FORCED, FORCED],
                 "q_a" | "o_a" => {
                     // The golden ratio's multiples modulo 1: even over (-1, 1), no two rows alike.
                     let bound = (3.0 / shape[1] as f64).sqrt();

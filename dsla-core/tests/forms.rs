@@ -19,6 +19,9 @@ fn forms() -> Vec<Form> {
         Form { window: 0, sinks: 0, peak_slope: false, ..native },
         Form { projections: Projections::Lora { rank: 3 }, ..small },
         Form { projections: Projections::Full, ..small },
+        Form { feature_map: FeatureMap::Softmax, ..small },
+        Form { gamma: Gamma::History, ..small },
+        Form { gamma: Gamma::Recency, window: 0, sinks: 0, peak_slope: false, ..native },
     ];
     for gate in [Gate::Scalar, Gate::Vector] {
         for gate_input in [GateInput::Hidden, GateInput::Kv] {
@@ -40,8 +43,11 @@ fn forms() -> Vec<Form> {
 fn layer(form: Form) -> DslaAttention {
     let mut rng = Rng::new(5);
     let mut params = DslaParams::init(&form, HEADS, HIDDEN);
-    for (_, t) in params.tensors_mut() {
-        t.f32_mut().iter_mut().for_each(|v| *v += 0.3 * rng.normal() as f32);
+    let forced = matches!(form.gamma, Gamma::History | Gamma::Recency);
+    for (name, t) in params.tensors_mut() {
+        if !(forced && name == "gamma") {
+            t.f32_mut().iter_mut().for_each(|v| *v += 0.3 * rng.normal() as f32);
+        }
     }
     DslaAttention::new(form, params, HEADS)
 }

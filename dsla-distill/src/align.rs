@@ -9,6 +9,7 @@ use dsla_model::{Adapter, Model};
 use std::collections::BTreeMap;
 
 /// One sequence's attention inputs in one layer, as the student gets them.
+#[derive(Clone)]
 pub struct Inputs {
     /// Rotated queries [T, H, D].
     pub q: Tensor,

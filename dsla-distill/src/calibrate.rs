@@ -20,7 +20,7 @@ pub fn calibrate(
     let Some(last) = layers.iter().rposition(Option::is_some) else { return Ok(()) };
     teacher_pass(model, &[window], last, |l, inputs| {
         let fits =
-            |f: &dsla_core::Form| f.feature_map == FeatureMap::SoftmaxPm && f.gate == Gate::Scalar && f.rope;
+            |f: &dsla_core::Form| f.feature_map != FeatureMap::None && f.gate == Gate::Scalar && f.rope;
         let first = inputs.first().map(Inputs::to_host).transpose()?;
         match (&mut layers[l], &first) {
             (Some(layer), Some(x)) if fits(&layer.form) => {

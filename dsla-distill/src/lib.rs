@@ -6,6 +6,7 @@
 //! number, so that a run continued from a checkpoint gives the same bits as one that was never interrupted.
 #![warn(missing_docs)]
 
+mod ablate;
 mod align;
 mod calibrate;
 mod chain;
@@ -23,6 +24,7 @@ mod sensitivity;
 mod session;
 mod trainer;
 
+pub use ablate::{Outcome, Variant, ablate, variants};
 pub use chain::Prefixes;
 pub use config::{Chain, Config, Stage, Training};
 pub use data::{Corpus, self_text};

@@ -1,7 +1,7 @@
 //! Distillation on a small model: it learns, it repeats to the bit, and it survives being killed.
 
 use dsla_core::{DType, Device, Form};
-use dsla_distill::{Config, Corpus, Event, Metric, Stage, Training, distill, sensitivity};
+use dsla_distill::{Config, Corpus, Event, Metric, Stage, Training, ablate, distill, sensitivity, variants};
 use dsla_model::{Model, Plan};
 use std::path::Path;
 
@@ -153,4 +153,39 @@ fn every_metric_orders_every_layer_once() {
     }
     assert!(sensitivity(&m, Metric::Greedy, &[&tokens], |_, _| {}).is_err(), "no adapter");
     assert!("best".parse::<Metric>().is_err());
+}
+
+/// On a model of two layers every form of the table is aligned; one state cannot beat two by much, and the paper's form
+/// ends where its start says: far away or no number at all.
+#[test]
+fn a_table_of_forms() {
+    let model = model();
+    let rows: Vec<_> = variants()
+        .into_iter()
+        .map(|mut v| {
+            // Windows that this model's short texts leave.
+            v.form.window /= 8;
+            v.form.sinks /= 2;
+            v
+        })
+        .collect();
+    let settings = Training { tokens: 40 * 64, batch_tokens: 64, lengths: vec![64], lr: 2e-2 };
+    let run = || ablate(&model, &corpus(), &rows, &[0, 1], &settings, 0, (48, 2), |_, _, _| {}).unwrap();
+    let found = run();
+    assert_eq!(found.len(), rows.len());
+    let of = |group: &str, name: &str| {
+        let o = found.iter().find(|o| o.group == group && o.name.contains(name));
+        o.unwrap_or_else(|| panic!("{group}: {name}"))
+    };
+    let native = of("native", "");
+    assert!(native.error > 0.0 && native.error < 1.0 && native.kl > 0.0, "{native:?}");
+    assert!(of("window", "16").error < of("window", "0").error, "a window helps");
+    assert_eq!(
+        of("states, no window", "two of F = D").state_bytes,
+        of("states, no window", "one of F = 2 D: history").state_bytes,
+        "compared at equal size"
+    );
+    for (a, b) in found.iter().zip(run()) {
+        assert!(a.error.to_bits() == b.error.to_bits() && a.kl.to_bits() == b.kl.to_bits(), "{a:?} {b:?}");
+    }
 }

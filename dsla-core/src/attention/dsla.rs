@@ -193,6 +193,13 @@ impl DslaAttention {
                 feature_map::forward(x, w.view(), y.view_mut())?;
                 Ok(y)
             }
+            (FeatureMap::Softmax, Some(w)) => {
+                let mut both = Tensor::empty_on(x.device(), [t, n, 2 * d], DType::F32)?;
+                feature_map::forward(x, w.view(), both.view_mut())?;
+                let mut y = Tensor::empty_on(x.device(), [t * n, d], DType::F32)?;
+                copy::columns(both.view().reshape([t * n, 2 * d]), 0, d, y.view_mut(), 0)?;
+                Ok(y.reshape([t, n, d]))
+            }
             _ => {
                 let mut y = Tensor::empty_on(x.device(), [t, n, d], DType::F32)?;
                 copy::cast(x, y.view_mut())?;

@@ -7,6 +7,7 @@ use crate::{DslaParams, FeatureMap, GateInput};
 use dsla_kernels::ops::rope::Table;
 use dsla_kernels::ops::{axpby, copy, dsla as op, feature_map, gate};
 use dsla_kernels::{DType, Device, Result, Tensor, View};
+use std::borrow::Cow;
 
 /// What the backward pass wants of a forward pass over a whole sequence.
 pub struct Saved {
@@ -164,6 +165,29 @@ impl DslaAttention {
         delta::backward(&self.params, Side::O, mixed, d_y, grads)
     }
 
+    /// Features of both signs [T, n, 2 D], which the map's backward pass reads: kept, or made again for the map that
+    /// drops one.
+    fn both_signs<'a>(&self, x: View, w: &Tensor, kept: &'a Tensor) -> Result<Cow<'a, Tensor>> {
+        if self.form.feature_map != FeatureMap::Softmax {
+            return Ok(Cow::Borrowed(kept));
+        }
+        let [t, n, d] = x.dims("dsla", "features")?;
+        let mut both = Tensor::empty_on(x.device(), [t, n, 2 * d], DType::F32)?;
+        feature_map::forward(x, w.view(), both.view_mut())?;
+        Ok(Cow::Owned(both))
+    }
+
+    /// Their gradients: nothing for the dropped sign.
+    fn padded(&self, d_phi: Tensor) -> Result<Tensor> {
+        if self.form.feature_map != FeatureMap::Softmax {
+            return Ok(d_phi);
+        }
+        let [t, n, d] = d_phi.view().dims("dsla", "d_features")?;
+        let mut both = Tensor::zeros_on(d_phi.device(), [t * n, 2 * d], DType::F32)?;
+        copy::columns(d_phi.view().reshape([t * n, d]), 0, d, both.view_mut(), 0)?;
+        Ok(both.reshape([t, n, 2 * d]))
+    }
+
     /// Parameters always; with `inputs`, the gradients of q and k as rotated, of v, and (returned) of the gates'
     /// input.
     fn both_backward(
@@ -221,8 +245,9 @@ impl DslaAttention {
         .enumerate()
         {
             let rows = x.shape().dims()[0];
-            let through = match (self.form.feature_map, map, grad) {
-                (FeatureMap::SoftmaxPm, Some(w), Some(dw)) => {
+            let through = match (map, grad) {
+                (Some(w), Some(dw)) => {
+                    let (phi, d_phi) = (self.both_signs(x, w, phi)?, self.padded(d_phi)?);
                     let mut du = match d_x[i] {
                         Some(_) => Some(Tensor::empty_on(device, x.shape(), DType::F32)?),
                         None => None,

@@ -164,7 +164,7 @@ impl Distill {
 }
 
 /// All texts as tokens, kept as files in `out/tokens`: a run that goes on maps what the first one made.
-fn corpus(model: &Model, texts: &[String], out: &Path, seed: u64) -> Result<Corpus> {
+pub fn corpus(model: &Model, texts: &[String], out: &Path, seed: u64) -> Result<Corpus> {
     let dir = out.join("tokens");
     std::fs::create_dir_all(&dir).with_context(|| format!("{}: cannot create", dir.display()))?;
     let base = model.weights().fingerprint()?;

@@ -1,5 +1,6 @@
 //! The `dsla` command line.
 
+mod ablate;
 mod args;
 mod bench;
 mod demo;
@@ -35,6 +36,8 @@ enum Command {
     Sensitivity(distill::Sensitivity),
     /// Train an adapter.
     Distill(distill::Distill),
+    /// Align many forms of the layer side by side and print what each is worth.
+    Ablate(ablate::Ablate),
     /// Prefill and decode speed beside the machine's measured limits.
     Bench(bench::Bench),
     /// The main job in front of you.
@@ -64,6 +67,7 @@ fn main() {
         Command::Eval(c) => c.run(),
         Command::Sensitivity(c) => c.run(),
         Command::Distill(c) => c.run(),
+        Command::Ablate(c) => c.run(),
         Command::Bench(c) => c.run(),
         Command::Demo(c) => c.run(),
         Command::Layer(c) => c.run(),
