@@ -19,6 +19,8 @@ pub struct Inputs {
     pub plain: Projected,
     /// The teacher's attention output [T, H, D].
     pub teacher: Tensor,
+    /// Its variance behind the output projection, times its size.
+    pub spread: f64,
 }
 
 /// Walk the teacher over a batch of sequences of one length. `visit(layer, inputs per sequence)` is called for every
@@ -36,26 +38,31 @@ pub fn teacher_pass(
         let h = layer.attn_norm.forward(x.view())?;
         let qkv = layer.qkv.forward(h.view())?;
         let mut inputs = Vec::with_capacity(batch.len());
-        let mut mixed = Tensor::zeros_on(model.device(), [0, heads.heads * heads.head_dim], DType::F32)?;
         let mut at = 0;
+        let mut h = Some(h);
         for seq in batch {
             let t = seq.len();
-            let hidden = h.rows(at, at + t).to_tensor()?;
-            let plain = Projected::split(qkv.rows(at, at + t), heads, Some(hidden))?;
+            // One sequence takes the rows as they are.
+            let hidden = match (&h, batch.len()) {
+                (Some(h), 2..) => Some(h.rows(at, at + t).to_tensor()?),
+                _ => h.take(),
+            };
+            let plain = Projected::split(qkv.rows(at, at + t), heads, hidden)?;
             let q = rotated(&plain.q, 0, model.table())?;
             let k = rotated(&plain.k, 0, model.table())?.to_dtype(model.dtype())?;
             let v = plain.v.to_dtype(model.dtype())?;
             let mut teacher = Tensor::empty_on(model.device(), q.shape(), DType::F32)?;
             softmax_attention::forward(q.view(), k.view(), v.view(), teacher.view_mut())?;
-            mixed.extend(teacher.view())?;
-            inputs.push(Inputs { q, k, plain, teacher });
+            let projected = layer.o.forward(teacher.view().reshape([t, heads.heads * heads.head_dim]))?;
+            let spread = spread(&projected)?;
+            axpby::forward(1.0, projected.view(), 1.0, x.view_mut().rows(at, at + t))?;
+            inputs.push(Inputs { q, k, plain, teacher, spread });
             at += t;
         }
         visit(l, inputs)?;
         if l == last {
             break;
         }
-        layer.o.forward_into(mixed.view(), dsla_core::kernels::ops::linear::Into::Add, x.view_mut())?;
         let h = layer.mlp_norm.forward(x.view())?;
         layer.mlp.add_to(h.view(), x.view_mut())?;
     }
@@ -75,7 +82,8 @@ impl Inputs {
         let p = &self.plain;
         let hidden = p.hidden.as_ref().map(host).transpose()?;
         let plain = Projected { q: host(&p.q)?, k: host(&p.k)?, v: host(&p.v)?, hidden };
-        Ok(Inputs { q: host(&self.q)?, k: host(&self.k)?, plain, teacher: host(&self.teacher)? })
+        let (q, k, teacher) = (host(&self.q)?, host(&self.k)?, host(&self.teacher)?);
+        Ok(Inputs { q, k, plain, teacher, spread: self.spread })
     }
 }
 
@@ -102,8 +110,7 @@ pub fn layer_loss(
     let (mut error, mut variance) = (0.0f64, 0.0f64);
     for x in inputs {
         let (t, width) = (x.q.dims()[0], x.q.len() / x.q.dims()[0].max(1));
-        let target = projection.forward.forward(x.teacher.view().reshape([t, width]))?;
-        variance += spread(&target)?;
+        variance += x.spread;
         let (queries, keys) = match student.form.rope {
             true => (x.q, x.k),
             false => (x.plain.q.try_clone()?, x.plain.k.try_clone()?),
@@ -127,34 +134,22 @@ pub fn layer_loss(
 
 /// Sum of squares.
 pub fn squares(x: &Tensor) -> Result<f64> {
-    if x.device() == Device::Cpu {
-        return Ok(x.f32().iter().map(|&d| (d as f64).powi(2)).sum());
-    }
     let mut norm = Tensor::empty_on(x.device(), [1], DType::F32)?;
     global_norm::forward(x.view().reshape([x.len()]), norm.view_mut())?;
     Ok((norm.to_device(Device::Cpu)?.f32()[0] as f64).powi(2))
 }
 
-/// Sum of squared distances from the column means.
+/// Sum of squared distances from the column means: the normalised error of an all-zero prediction is the sum of squares
+/// over it.
 pub fn spread(x: &Tensor) -> Result<f64> {
-    let (rows, cols) = (x.dims()[0], x.dims()[1]);
-    if x.device() != Device::Cpu {
-        // The normalised error of an all-zero prediction is the sum of squares over the spread.
-        let zero = Tensor::zeros_on(x.device(), x.shape(), DType::F32)?;
-        let mut ratio = Tensor::empty_on(x.device(), [1], DType::F32)?;
-        mse::forward(zero.view(), x.view(), ratio.view_mut())?;
-        return Ok(squares(x)? / ratio.to_device(Device::Cpu)?.f32()[0] as f64);
+    let all = squares(x)?;
+    if all == 0.0 {
+        return Ok(0.0);
     }
-    let mut mean = vec![0.0f64; cols];
-    for row in x.f32().chunks_exact(cols) {
-        mean.iter_mut().zip(row).for_each(|(m, &v)| *m += v as f64);
-    }
-    mean.iter_mut().for_each(|m| *m /= rows as f64);
-    Ok(x.f32()
-        .chunks_exact(cols)
-        .flat_map(|r| r.iter().zip(&mean))
-        .map(|(&v, m)| (v as f64 - m).powi(2))
-        .sum())
+    let zero = Tensor::zeros_on(x.device(), x.shape(), DType::F32)?;
+    let mut ratio = Tensor::empty_on(x.device(), [1], DType::F32)?;
+    mse::forward(zero.view(), x.view(), ratio.view_mut())?;
+    Ok(all / ratio.to_device(Device::Cpu)?.f32()[0] as f64)
 }
 
 /// What alignment needs of the model beside its forward pass: the output projections of the layers it trains.

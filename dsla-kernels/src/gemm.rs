@@ -54,6 +54,42 @@ pub(crate) fn gemm(
     unsafe { gemm_raw(into, m, n, k, a, b.as_ptr(), ldb, 16, c.as_mut_ptr(), ldc) }
 }
 
+/// out <- x [n, k], rows `ld` apart, as the right side of a product with its transpose: panels of 16 rows [n / 16][k][16],
+/// zero beyond the last row. A tile reads a panel line after line, and no two of its lines compete for a place in the cache.
+pub(crate) fn panels(x: &[f32], ld: usize, n: usize, k: usize, out: &mut [f32]) {
+    for (i, out) in out.chunks_exact_mut((16 * k).max(1)).enumerate() {
+        let here = 16.min(n - i * 16);
+        if here < 16 {
+            out.fill(0.0);
+        }
+        for l in 0..here {
+            let row = &x[(i * 16 + l) * ld..][..k];
+            row.iter().enumerate().for_each(|(c, x)| out[c * 16 + l] = *x);
+        }
+    }
+}
+
+/// [`gemm`] for B in panels of 16 columns [n / 16][k][16].
+pub(crate) fn product_panels(
+    into: Into,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Mat,
+    b: &[f32],
+    c: &mut [f32],
+    ldc: usize,
+) {
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!((m - 1) * a.rs + (k - 1) * a.cs < a.data.len(), "product_panels: A is too short");
+    assert!(n.div_ceil(16) * 16 * k <= b.len(), "product_panels: B is too short");
+    assert!((m - 1) * ldc + n <= c.len(), "product_panels: C is too short");
+    // SAFETY: the bounds of all three matrices were just checked.
+    unsafe { gemm_raw(into, m, n, k, a, b.as_ptr(), 16, 16 * k, c.as_mut_ptr(), ldc) }
+}
+
 /// [`gemm`] on raw B and C, with `b_panel` elements between groups of 16 columns of B (16: plain row-major).
 ///
 /// # Safety

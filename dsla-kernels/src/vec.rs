@@ -14,6 +14,14 @@ multiversion! {
     }
 }
 
+multiversion! {
+    /// y = a x.
+    pub(crate) fn scaled<const FMA: bool>(x: &[f32], a: f32, y: &mut [f32]) {
+        let _ = FMA;
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = a * x);
+    }
+}
+
 /// Sum of x y in sixteen lanes, whatever the machine's width: for use inside `multiversion!` bodies; [`dot`] elsewhere.
 #[inline(always)]
 pub(crate) fn dot_lanes<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {

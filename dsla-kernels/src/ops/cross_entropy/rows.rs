@@ -35,10 +35,10 @@ pub fn sum_exp<const FMA: bool>(x: &[f32], max: f32) -> f64 {
     for x in x.chunks(BLOCK) {
         let mut lanes = [0.0f32; LANES];
         let chunks = x.chunks_exact(LANES);
-        let tail: f32 = chunks.remainder().iter().map(|&x| simd::exp::<FMA>(x - max)).sum();
+        let tail: f32 = chunks.remainder().iter().map(|&x| simd::exp_fall::<FMA>(x - max)).sum();
         for x in chunks {
             for l in 0..LANES {
-                lanes[l] += simd::exp::<FMA>(x[l] - max);
+                lanes[l] += simd::exp_fall::<FMA>(x[l] - max);
             }
         }
         total += total_of(&lanes) + tail as f64;
@@ -50,7 +50,7 @@ pub fn sum_exp<const FMA: bool>(x: &[f32], max: f32) -> f64 {
 #[inline(always)]
 pub fn exp_into<const FMA: bool>(x: &[f32], max: f32, y: &mut [f32]) -> f64 {
     for (y, &x) in y.iter_mut().zip(x) {
-        *y = simd::exp::<FMA>(x - max);
+        *y = simd::exp_fall::<FMA>(x - max);
     }
     let mut total = 0.0;
     for y in y.chunks(BLOCK) {

@@ -8,9 +8,12 @@ use crate::simd::{exp, exp_fall};
 use crate::vec::head_rows;
 use crate::{View, multiversion};
 
-/// Keys per chunk: 64 with scalar decays; 16 with vector decays, whose diagonal blocks are pairwise.
+/// Keys per chunk with scalar decays.
+pub const CHUNK: usize = 64;
+
+/// Keys per chunk: with vector decays 16, because its scores are pairwise then.
 pub fn chunk_len(e: usize) -> usize {
-    if e == 1 { 64 } else { 16 }
+    if e == 1 { CHUNK } else { 16 }
 }
 
 /// Inputs of the linear part as slices.
@@ -23,6 +26,20 @@ pub struct Linear<'a> {
     pub gamma: &'a [f32],
 }
 
+/// Inclusive cumulative log decays per state [len, E] of keys a..a + len; f64, because only their differences matter.
+pub fn cumulative(x: &Linear, n: Dims, g: usize, a: usize, len: usize) -> [Host<f64>; 2] {
+    [0, 1].map(|i| {
+        let mut c = Host::<f64>::scratch(len * n.e);
+        for r in 0..len {
+            for j in 0..n.e {
+                let before = if r > 0 { c[(r - 1) * n.e + j] } else { 0.0 };
+                c[r * n.e + j] = before + x.log_decay[(((a + r) * 2 + i) * n.g + g) * n.e + j] as f64;
+            }
+        }
+        c
+    })
+}
+
 /// One chunk of keys of one kv head, gathered and contiguous.
 pub struct Chunk {
     /// Keys a..a + len.
@@ -32,7 +49,7 @@ pub struct Chunk {
     pub k: Host<f32>,
     /// v [len, D]
     pub v: Host<f32>,
-    /// Inclusive cumulative log decays per state [len, E]; f64, because only their differences matter.
+    /// [`cumulative`] log decays per state [len, E].
     pub c: [Host<f64>; 2],
 }
 
@@ -45,17 +62,7 @@ impl Chunk {
         }
         let mut v = Host::scratch(len * n.d);
         head_rows(&x.v, g, a, len, &mut v);
-        let c = [0, 1].map(|i| {
-            let mut c = Host::<f64>::scratch(len * n.e);
-            for r in 0..len {
-                for j in 0..n.e {
-                    let before = if r > 0 { c[(r - 1) * n.e + j] } else { 0.0 };
-                    c[r * n.e + j] = before + x.log_decay[(((a + r) * 2 + i) * n.g + g) * n.e + j] as f64;
-                }
-            }
-            c
-        });
-        Chunk { a, len, k, v, c }
+        Chunk { a, len, k, v, c: cumulative(x, n, g, a, len) }
     }
 
     /// The whole chunk's log decay of state i [E].
@@ -122,10 +129,9 @@ multiversion! {
 }
 
 multiversion! {
-    /// e [len, len]: e^(c[s] - c[t]) for t <= s, else 0 (masked before exp). Scalar decays.
-    pub fn decay_matrix<const FMA: bool>(c: &[f64], out: &mut [f32]) {
-        let len = c.len();
-        for (s, row) in out.chunks_exact_mut(len).enumerate() {
+    /// e [len, len], rows `ld` apart: e^(c[s] - c[t]) for t <= s, else 0 (masked before exp). Scalar decays.
+    pub fn decay_matrix<const FMA: bool>(c: &[f64], out: &mut [f32], ld: usize) {
+        for (s, row) in out.chunks_exact_mut(ld).enumerate() {
             let cs = c[s];
             let (seen, later) = row.split_at_mut(s + 1);
             seen.iter_mut().zip(c).for_each(|(e, c)| *e = exp_fall::<FMA>((cs - c) as f32));

@@ -17,7 +17,7 @@ pub const LOG_WEIGHT: f64 = 40.0;
 /// Chunks whose border states are kept at a time: 16 x 64 KB per state pair and kv head.
 const RUN: usize = 16;
 /// Queries per tile of the window.
-const TILE: usize = 32;
+pub const TILE: usize = 32;
 
 pub fn f32s<'a>(x: &View<'a>) -> &'a [f32] {
     match x.slice() {
@@ -191,7 +191,7 @@ impl Scores {
         if n.e == 1 {
             transpose(&chunk.k, n.f, len, n.f, &mut kt, len);
             for i in 0..2 {
-                decay_matrix(&chunk.c[i], &mut e[i]);
+                decay_matrix(&chunk.c[i], &mut e[i], len);
             }
         }
         Scores { kt, e }
@@ -221,8 +221,9 @@ pub struct Tile {
     pub j0: usize,
     /// Sinks, then window keys.
     pub cols: usize,
-    /// K transposed [D, cols] and V [cols, D].
-    pub kt: Host<f32>,
+    /// K [cols, D], K transposed [D, cols], V [cols, D].
+    pub k: Host<f32>,
+    kt: Host<f32>,
     pub v: Host<f32>,
 }
 
@@ -244,7 +245,7 @@ impl Tile {
             head_rows(rows, g, j0, near, &mut out[n.n * n.d..]);
         }
         transpose(&k, n.d, cols, n.d, &mut kt, cols);
-        Tile { t0, m, j0, cols, kt, v }
+        Tile { t0, m, j0, cols, k, kt, v }
     }
 
     /// The window's columns that row r sees.
@@ -253,16 +254,19 @@ impl Tile {
         n.n + (last + 1).saturating_sub(n.w) - self.j0..n.n + last + 1 - self.j0
     }
 
-    /// a [m, cols] = e^(s - peak) where row r sees the key, else 0; returns (peak, sum) per row.
-    pub fn weights(&self, n: Dims, q: &[f32], a: &mut [f32], stats: &mut [(f32, f32)]) {
-        gemm(Into::Store, self.m, self.cols, n.d, rows(q, n.h * n.d), &self.kt, self.cols, a, self.cols);
+    /// a [rows, cols] = e^(s - peak) where a row sees the key, else 0, for rows (head, query) of q [rows, D]; `stats(row, peak,
+    /// sum)` is told of each.
+    pub fn weights(&self, n: Dims, q: &[f32], a: &mut [f32], mut stats: impl FnMut(usize, f32, f32)) {
+        let (cols, height) = (self.cols, a.len() / self.cols);
+        gemm(Into::Store, height, cols, n.d, rows(q, n.d), &self.kt, cols, a, cols);
         let scale = 1.0 / (n.d as f32).sqrt();
-        for r in 0..self.m {
+        for (row, a) in a.chunks_exact_mut(cols).enumerate() {
+            let r = row % self.m;
             let band = self.band(n, r);
-            let row = &mut a[r * self.cols..(r + 1) * self.cols];
-            row[n.sinks(self.t0 + r)..band.start].fill(f32::NEG_INFINITY);
-            row[band.end..].fill(f32::NEG_INFINITY);
-            stats[r] = scaled_softmax(row, scale);
+            a[n.sinks(self.t0 + r)..band.start].fill(f32::NEG_INFINITY);
+            a[band.end..].fill(f32::NEG_INFINITY);
+            let (peak, sum) = scaled_softmax(a, scale);
+            stats(row, peak, sum);
         }
     }
 }
@@ -293,34 +297,39 @@ fn merge(x: &Args, n: Dims, den: &mut [f32], peak: Option<&mut [f32]>, out: &mut
     par::for_each(Tile::count(n) * n.g, |task| {
         let (tile, g) = (task / n.g, task % n.g);
         let (t0, m) = (tile * TILE, TILE.min(n.t - tile * TILE));
-        let window = (n.w > 0).then(|| Tile::load(x, n, g, tile));
-        let mut stats = vec![(0.0, 0.0); m];
-        let mut num = Host::<f32>::scratch(m * n.d);
-        let mut a = Host::<f32>::scratch(window.as_ref().map_or(0, |w| m * w.cols));
-        for h in g * group..(g + 1) * group {
-            if let Some(w) = &window {
-                w.weights(n, &q[(t0 * n.h + h) * n.d..], &mut a, &mut stats);
-                gemm(Into::Store, m, n.d, w.cols, rows(&a, w.cols), &w.v, n.d, &mut num, n.d);
+        let height = group * m;
+        // Rows (head, query).
+        let place = |row: usize| (t0 + row % m) * n.h + g * group + row / m;
+        let window = (n.w > 0).then(|| {
+            let w = Tile::load(x, n, g, tile);
+            let scratch = Host::<f32>::scratch;
+            let (mut qs, mut a) = (scratch(height * n.d), scratch(height * w.cols));
+            for (row, qs) in qs.chunks_exact_mut(n.d.max(1)).enumerate() {
+                qs.copy_from_slice(&q[place(row) * n.d..][..n.d]);
             }
-            for r in 0..m {
-                let at = (t0 + r) * n.h + h;
-                // SAFETY: (query, head) rows belong to this (tile, kv head) task alone.
-                let (row, den) = unsafe { (std::slice::from_raw_parts_mut(op.get().add(at * n.d), n.d), &mut *dp.get().add(at)) };
-                if window.is_some() {
-                    let (peak, sum) = stats[r];
-                    let weight = log_weight(mix[h], slope[h], peak).exp();
-                    blend(row, weight, &num[r * n.d..(r + 1) * n.d]);
-                    *den = *den * weight + sum;
-                    if let Some(p) = pp {
-                        // SAFETY: as above.
-                        unsafe { *p.get().add(at) = peak };
-                    }
-                } else if let Some(p) = pp {
-                    // SAFETY: as above.
-                    unsafe { *p.get().add(at) = 0.0 };
-                }
-                normalize(x.normalizer, row, den);
+            let mut stats = vec![(0.0, 0.0); height];
+            w.weights(n, &qs, &mut a, |row, peak, sum| stats[row] = (peak, sum));
+            let mut num = qs;
+            gemm(Into::Store, height, n.d, w.cols, rows(&a, w.cols), &w.v, n.d, &mut num, n.d);
+            (num, stats)
+        });
+        for row in 0..height {
+            let (at, h) = (place(row), g * group + row / m);
+            // SAFETY: (query, head) rows belong to this (tile, kv head) task alone.
+            let (out, den) = unsafe { (std::slice::from_raw_parts_mut(op.get().add(at * n.d), n.d), &mut *dp.get().add(at)) };
+            let mut top = 0.0;
+            if let Some((num, stats)) = &window {
+                let (peak, sum) = stats[row];
+                let weight = log_weight(mix[h], slope[h], peak).exp();
+                blend(out, weight, &num[row * n.d..(row + 1) * n.d]);
+                *den = *den * weight + sum;
+                top = peak;
             }
+            if let Some(p) = pp {
+                // SAFETY: as above.
+                unsafe { *p.get().add(at) = top };
+            }
+            normalize(x.normalizer, out, den);
         }
     });
 }

@@ -58,8 +58,8 @@ impl Pair {
 
     #[inline(always)]
     fn term<const FMA: bool>(&self, t: f32, s: f32) -> f32 {
-        let p = simd::exp::<FMA>(t - self.max_t) * self.inv_t;
-        let q = simd::exp::<FMA>(s - self.max_s) * self.inv_s;
+        let p = simd::exp_fall::<FMA>(t - self.max_t) * self.inv_t;
+        let q = simd::exp_fall::<FMA>(s - self.max_s) * self.inv_s;
         let d = (t - s) - self.shift;
         let mut series = -1.0 / 5040.0;
         for c in [1.0 / 720.0, -1.0 / 120.0, 1.0 / 24.0, -1.0 / 6.0, 0.5] {
@@ -91,7 +91,7 @@ multiversion! {
             let inv_t = (1.0 / rows::sum_exp::<FMA>(t, max_t)) as f32;
             let inv_s = (1.0 / rows::exp_into::<FMA>(s, rows::max(s), ds)) as f32;
             for (d, &t) in ds.iter_mut().zip(t) {
-                *d = dkl * (*d * inv_s - simd::exp::<FMA>(t - max_t) * inv_t);
+                *d = dkl * (*d * inv_s - simd::exp_fall::<FMA>(t - max_t) * inv_t);
             }
         }
     }
