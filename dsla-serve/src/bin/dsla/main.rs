@@ -9,6 +9,7 @@ mod generate;
 mod info;
 mod layer;
 mod out;
+mod sensitivity;
 
 use clap::{Parser, Subcommand};
 
@@ -32,7 +33,7 @@ enum Command {
     #[command(subcommand)]
     Eval(eval::Eval),
     /// Score layers: which one to convert first.
-    Sensitivity(distill::Sensitivity),
+    Sensitivity(sensitivity::Sensitivity),
     /// Train an adapter.
     Distill(distill::Distill),
     /// Prefill and decode speed beside the machine's measured limits.
