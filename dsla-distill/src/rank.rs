@@ -1,6 +1,7 @@
 //! Greedy ranking: at every step the layer whose conversion adds least divergence, re-measured after each one.
 
 use crate::Result;
+use crate::compare::prefixes;
 use dsla_model::eval::divergence;
 use dsla_model::{Model, Plan, PrefixQuality};
 
@@ -51,18 +52,6 @@ pub fn quality(
     windows: &[&[u32]],
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<PrefixQuality>> {
-    let plans: Vec<Plan> =
-        (0..=order.len()).map(|k| Plan::of_layers(model.config().num_layers, &order[..k])).collect();
-    let found = divergence(model, &plans, windows, &mut progress)?;
-    Ok(found
-        .iter()
-        .enumerate()
-        .map(|(converted, d)| PrefixQuality {
-            converted,
-            kl: d.kl.max(0.0),
-            ppl_ratio: d.ppl / d.teacher_ppl,
-            top1_agreement: d.top1_agreement,
-            tokens: d.tokens,
-        })
-        .collect())
+    let all: Vec<usize> = (0..=order.len()).collect();
+    prefixes(model, order, &all, windows, &mut progress)
 }

@@ -4,7 +4,7 @@ use crate::align::teacher_pass;
 use crate::probe::probe;
 use crate::{Error, Result, rank};
 use dsla_kernels::case::Rng;
-use dsla_model::eval::{divergence, passkey};
+use dsla_model::eval::{Setup, Task, divergence, recall};
 use dsla_model::{Model, Plan};
 
 /// How layers are scored.
@@ -26,25 +26,48 @@ pub enum Metric {
     Uniform,
     /// By seed 0.
     Random,
+    /// The order that the adapter brings.
+    Adapter,
+}
+
+impl Metric {
+    /// Every metric.
+    pub const ALL: [Metric; 9] = [
+        Metric::Greedy,
+        Metric::Kl,
+        Metric::Entropy,
+        Metric::EntropyDesc,
+        Metric::Recall,
+        Metric::Depth,
+        Metric::Uniform,
+        Metric::Random,
+        Metric::Adapter,
+    ];
+
+    /// As the command line spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Greedy => "greedy",
+            Metric::Kl => "kl",
+            Metric::Entropy => "entropy",
+            Metric::EntropyDesc => "entropy_desc",
+            Metric::Recall => "recall",
+            Metric::Depth => "depth",
+            Metric::Uniform => "uniform",
+            Metric::Random => "random",
+            Metric::Adapter => "adapter",
+        }
+    }
 }
 
 impl std::str::FromStr for Metric {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Metric> {
-        Ok(match s {
-            "greedy" => Metric::Greedy,
-            "kl" => Metric::Kl,
-            "entropy" => Metric::Entropy,
-            "entropy_desc" => Metric::EntropyDesc,
-            "recall" => Metric::Recall,
-            "depth" => Metric::Depth,
-            "uniform" => Metric::Uniform,
-            "random" => Metric::Random,
-            _ => {
-                let want = "greedy, kl, entropy, entropy_desc, recall, depth, uniform or random".into();
-                return Err(Error::Argument { arg: "metric", got: s.into(), want });
-            }
+        Metric::ALL.into_iter().find(|m| m.name() == s).ok_or_else(|| Error::Argument {
+            arg: "metric",
+            got: s.into(),
+            want: format!("one of {}", Metric::ALL.map(Metric::name).join(", ")),
         })
     }
 }
@@ -66,12 +89,13 @@ pub fn sensitivity(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Sensitivity> {
     let n = model.config().num_layers;
+    let without_adapter = || Error::Argument {
+        arg: "metric",
+        got: format!("{} without an adapter", metric.name()),
+        want: "an adapter to measure".into(),
+    };
     if matches!(metric, Metric::Greedy | Metric::Kl | Metric::Recall) && model.adapter().is_none() {
-        return Err(Error::Argument {
-            arg: "metric",
-            got: format!("{metric:?} without an adapter"),
-            want: "an adapter to measure".into(),
-        });
+        return Err(without_adapter());
     }
     let all: Vec<usize> = (0..n).collect();
     let single = |l: usize| Plan::of_layers(n, &[l]);
@@ -94,15 +118,12 @@ pub fn sensitivity(
             Sensitivity { order: ascending(&scores), scores }
         }
         Metric::Recall => {
-            let plans: Vec<Plan> = all.iter().map(|&l| single(l)).collect();
+            let mut plans: Vec<Plan> = all.iter().map(|&l| single(l)).collect();
             let kl: Vec<f64> = divergence(model, &plans, windows, |_, _| {})?.iter().map(|d| d.kl).collect();
-            let (length, count) = (512.min(model.table().positions() - 16), 10);
-            let whole = passkey(model, &Plan::teacher(n), length, count, 0, |_, _| {})?.accuracy;
-            let mut scores = vec![];
-            for (l, plan) in plans.iter().enumerate() {
-                scores.push(whole - passkey(model, plan, length, count, 0, |_, _| {})?.accuracy);
-                progress(l + 1, n);
-            }
+            plans.push(Plan::teacher(n));
+            let setup = Setup { length: 512.min(model.table().positions() - 16), count: 10, seed: 0 };
+            let found = recall(model, Task::Passkey, &plans, &setup, progress)?;
+            let scores: Vec<f64> = (0..n).map(|l| found[n].accuracy - found[l].accuracy).collect();
             let ties: Vec<f64> = scores.iter().zip(&kl).map(|(s, k)| s + 1e-6 * k).collect();
             Sensitivity { order: ascending(&ties), scores }
         }
@@ -132,6 +153,10 @@ pub fn sensitivity(
                 .map(|i| if bits == 0 { 0 } else { i.reverse_bits() >> (usize::BITS - bits) })
                 .collect();
             order.retain(|&l| l < n);
+            Sensitivity { order, scores: vec![] }
+        }
+        Metric::Adapter => {
+            let order = model.adapter().ok_or_else(without_adapter)?.order.clone();
             Sensitivity { order, scores: vec![] }
         }
         Metric::Random => {

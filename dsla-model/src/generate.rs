@@ -68,11 +68,23 @@ pub fn generate(
     plan: &Plan,
     prompt: &[u32],
     options: &Options,
+    on_token: impl FnMut(u32) -> bool,
+) -> Result<Generated> {
+    generate_from(model, model.new_sequence(plan)?, prompt, options, on_token)
+}
+
+/// As [`generate`], after what `seq` has taken in already.
+pub fn generate_from(
+    model: &Model,
+    mut seq: Sequence,
+    prompt: &[u32],
+    options: &Options,
     mut on_token: impl FnMut(u32) -> bool,
 ) -> Result<Generated> {
     let room = model.table().positions();
-    if prompt.len() + options.max_tokens > room + 1 {
-        let got = format!("{} tokens and up to {} new ones", prompt.len(), options.max_tokens);
+    let taken = seq.len() + prompt.len();
+    if taken + options.max_tokens > room + 1 {
+        let got = format!("{taken} tokens and up to {} new ones", options.max_tokens);
         return Err(Error::Argument {
             op: "generate",
             arg: "prompt",
@@ -80,7 +92,6 @@ pub fn generate(
             want: format!("at most {room} in all"),
         });
     }
-    let mut seq = model.new_sequence(plan)?;
     let start = Instant::now();
     let mut logits = prefill(model, &mut seq, prompt)?;
     let prefill = start.elapsed();

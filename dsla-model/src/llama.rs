@@ -414,6 +414,15 @@ impl Model {
         seq.layers[layer] = LayerState::Dsla(Box::new(state));
         Ok(())
     }
+
+    /// Convert one layer of a running sequence and forget its past: it goes on with empty states, as the paper's system
+    /// has it. Only there to be measured against [`Model::fold`]. Already converted: nothing.
+    pub fn drop_past(&self, seq: &mut Sequence, layer: usize) -> Result<()> {
+        if layer < seq.layers.len() && !seq.is_converted(layer) {
+            seq.layers[layer] = LayerState::Dsla(Box::new(self.dsla(layer)?.state(self.dtype())?));
+        }
+        Ok(())
+    }
 }
 
 impl Layer {

@@ -85,6 +85,27 @@ impl RateArgs {
     }
 }
 
+/// How much is converted, or several amounts: a curve from one run.
+#[derive(Args, Clone, Default)]
+pub struct Rates {
+    #[command(flatten)]
+    one: RateArgs,
+    /// Several shares of layers converted, each measured: 0,0.5,1
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["rate", "layers"])]
+    rates: Option<Vec<f64>>,
+}
+
+impl Rates {
+    /// The plans, at least one.
+    pub fn plans(&self, model: &Model) -> Result<Vec<Plan>> {
+        match self.rates.as_deref() {
+            None => Ok(vec![self.one.plan(model)?]),
+            Some([]) => bail!("--rates: got none, want at least one"),
+            Some(rates) => rates.iter().map(|&r| plan_at(model, r)).collect(),
+        }
+    }
+}
+
 /// The first `rate` of the adapter's order, rounded to whole layers.
 pub fn plan_at(model: &Model, rate: f64) -> Result<Plan> {
     if !(0.0..=1.0).contains(&rate) {

@@ -1,10 +1,10 @@
-//! `dsla distill` and `dsla sensitivity`
+//! `dsla distill`
 
 use crate::args::{ModelArgs, tokens_of};
 use crate::out::{self, Progress};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use dsla_distill::{Config, Corpus, Event, Metric, Stage, distill, self_text, sensitivity};
+use dsla_distill::{Config, Corpus, Event, Stage, distill, self_text};
 use dsla_model::core::Projections;
 use dsla_model::{Adapter, Form, Model, Tokens};
 use std::path::{Path, PathBuf};
@@ -236,46 +236,4 @@ pub fn run(
         _ => {}
     })?;
     Ok(adapter)
-}
-
-#[derive(Args)]
-pub struct Sensitivity {
-    #[command(flatten)]
-    model: ModelArgs,
-    /// UTF-8 text.
-    #[arg(long)]
-    text: PathBuf,
-    /// greedy, kl, entropy, entropy_desc, recall, depth, uniform or random.
-    #[arg(long, default_value = "greedy")]
-    metric: String,
-    /// Tokens per window.
-    #[arg(long, default_value_t = 1024)]
-    context: usize,
-    /// Windows.
-    #[arg(long, default_value_t = 2)]
-    windows: usize,
-    /// One JSON object on stdout.
-    #[arg(long)]
-    json: bool,
-}
-
-impl Sensitivity {
-    pub fn run(self) -> Result<()> {
-        let metric: Metric = self.metric.parse()?;
-        let model = self.model.load()?;
-        let tokens = tokens_of(&model, &self.text)?;
-        let windows = dsla_model::eval::windows(&tokens, self.context, Some(self.windows))?;
-        let mut progress = Progress::new("sensitivity");
-        let s = sensitivity(&model, metric, &windows, |a, b| progress.at(a, b))?;
-        drop(progress);
-        if self.json {
-            out::json(&serde_json::json!({"metric": self.metric, "order": s.order, "scores": s.scores}));
-        } else {
-            println!("{}: {:?}", self.metric, s.order);
-            for (l, score) in s.scores.iter().enumerate() {
-                println!("  layer {l:2}: {score:.5}");
-            }
-        }
-        Ok(())
-    }
 }

@@ -10,6 +10,7 @@ mod generate;
 mod info;
 mod layer;
 mod out;
+mod sensitivity;
 
 use clap::{Parser, Subcommand};
 
@@ -33,7 +34,7 @@ enum Command {
     #[command(subcommand)]
     Eval(eval::Eval),
     /// Score layers: which one to convert first.
-    Sensitivity(distill::Sensitivity),
+    Sensitivity(sensitivity::Sensitivity),
     /// Train an adapter.
     Distill(distill::Distill),
     /// Align many forms of the layer side by side and print what each is worth.

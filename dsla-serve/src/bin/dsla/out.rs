@@ -47,6 +47,13 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// As the callback that measurements take.
+    pub fn bar(mut self) -> impl FnMut(usize, usize) {
+        move |done, of| self.at(done, of)
+    }
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {

@@ -149,11 +149,12 @@ impl Demo {
         let plan = Plan::of_layers(model.config().num_layers, &layers);
         let w = windows(&tokens[tokens.len().saturating_sub(1024)..], 1024, Some(1))?;
         let start = model.clone().with_adapter_value(Adapter::init(model, &config.form)?)?;
-        let before = divergence(&start, std::slice::from_ref(&plan), &w, |_, _| {})?[0];
+        let before = divergence(&start, std::slice::from_ref(&plan), &w, |_, _| {})?.remove(0);
         println!("training layers {layers:?} to stand in for the teacher's attention");
         let dir = self.out.join("adapter");
         let adapter = distill::run(model, &corpus, &config, None, &dir, false)?;
-        let after = divergence(&model.clone().with_adapter_value(adapter)?, &[plan], &w, |_, _| {})?[0];
+        let after =
+            divergence(&model.clone().with_adapter_value(adapter)?, &[plan], &w, |_, _| {})?.remove(0);
         println!(
             "divergence from the teacher with these {} layers converted (nats per token):",
             layers.len()
