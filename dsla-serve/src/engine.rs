@@ -168,6 +168,12 @@ impl Engine {
         self.core.shared.subscribe()
     }
 
+    /// Whether it refuses new requests: it was shut down, or its thread has ended.
+    pub fn is_stopping(&self) -> bool {
+        let inbox = lock(&self.core.shared.inbox);
+        inbox.stopped || inbox.closing.is_some()
+    }
+
     /// Refuses new requests, waits up to `deadline` for those queued and running, cancels what is left, and ends the
     /// engine thread; it can overrun by one step. Calling it again is fine; the earliest deadline counts. On the
     /// engine thread (in a policy) it only gives notice.

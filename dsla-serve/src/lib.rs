@@ -34,6 +34,8 @@ mod error;
 mod events;
 mod footprint;
 mod generation;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod latency;
 mod request;
 mod running;
