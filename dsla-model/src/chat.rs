@@ -116,8 +116,9 @@ impl ChatTemplate {
         }
     }
 
-    /// The text of a conversation. `add_generation_prompt` opens the assistant's turn at the end; `tools` is an array
-    /// of JSON schemas, as OpenAI's API has it.
+    /// The text of a conversation. `messages`: [`Message`]s, or whatever serialises to objects with the fields that the
+    /// template knows (`tool_calls`, for example). `add_generation_prompt` opens the assistant's turn at the end; `tools`
+    /// is an array of JSON schemas, as OpenAI's API has it.
     ///
     /// The one known difference to transformers: floats beyond 1e16 or below 1e-4 that are printed without `tojson`.
     ///
@@ -125,7 +126,7 @@ impl ChatTemplate {
     /// messages.
     pub fn render(
         &self,
-        messages: &[Message],
+        messages: &[impl Serialize],
         add_generation_prompt: bool,
         tools: Option<&serde_json::Value>,
     ) -> Result<String> {

@@ -378,7 +378,7 @@ fn hostile_templates() {
         assert!(error.contains(want), "{source}: {error}");
     }
     let t = ChatTemplate::new("x", None, None).unwrap();
-    assert!(line(t.render(&[], true, None)).contains("at least one"));
+    assert!(line(t.render(&[] as &[Message], true, None)).contains("at least one"));
 }
 
 /// Nesting deeper than a thread's usual stack, in values and in the source, and values that contain themselves: whatever

@@ -5,10 +5,14 @@
 //! conversion; and never a prefix whose measured loss exceeds what the engine was told to accept.
 
 use crate::{Error, Result};
+use std::cmp::Ordering;
 use std::time::Duration;
 
+mod paced;
 #[cfg(test)]
 mod tests;
+
+pub use paced::{MemoryPressure, Slo, Threshold};
 
 /// The load of an engine at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,14 +25,22 @@ pub struct Load {
     pub longest_queued_prompt: usize,
     /// Prompt tokens of all of them.
     pub queued_prompt_tokens: usize,
+    /// How long the first of them has waited.
+    pub longest_wait: Duration,
     /// Sequences running.
     pub running: usize,
     /// Bytes of their keys and values.
     pub kv_bytes: usize,
     /// Bytes of their states.
     pub state_bytes: usize,
+    /// Bytes they would hold at their last token; what admission counts.
+    pub reserved_bytes: usize,
     /// Bytes that keys, values and states together may take.
     pub kv_budget: Option<usize>,
+    /// Nine of ten recent requests had their first token within this time.
+    pub first_token_p90: Option<Duration>,
+    /// Nine of ten recent tokens came within this time after the one before.
+    pub inter_token_p90: Option<Duration>,
 }
 
 /// Who decides the target.
@@ -38,6 +50,10 @@ pub enum Policy {
     Fixed(f64),
     /// More while requests queue up or prompts are long, fewer when they are gone: the paper's policy.
     Threshold(Threshold),
+    /// More while caches exceed a number of bytes, fewer when they are well below.
+    Memory(MemoryPressure),
+    /// More while latency goals are missed, fewer when they are met with ease.
+    Slo(Slo),
     /// Yours, see [`Policy::custom`].
     Custom(Custom),
 }
@@ -64,69 +80,11 @@ impl std::fmt::Debug for Policy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Policy::Fixed(rate) => f.debug_tuple("Fixed").field(rate).finish(),
-            Policy::Threshold(threshold) => f.debug_tuple("Threshold").field(threshold).finish(),
+            Policy::Threshold(threshold) => threshold.fmt(f),
+            Policy::Memory(memory) => memory.fmt(f),
+            Policy::Slo(slo) => slo.fmt(f),
             Policy::Custom(_) => f.write_str("Custom"),
         }
-    }
-}
-
-/// The paper's policy (arXiv 2506.09316); the defaults are the constants of its published server.
-///
-/// Every `period` it looks. It raises the target by `step` when `queued_requests` or more wait, or when a prompt of
-/// `prompt_tokens` or more waited at any time since the last look. It lowers the target by `step` when fewer than
-/// `relax_queue * queued_requests` wait and no prompt reached `relax_prompt * prompt_tokens`. After any move it rests
-/// for `cooldown`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Threshold {
-    /// Requests waiting that count as high load.
-    pub queued_requests: usize,
-    /// Tokens of a waiting prompt that count as high load.
-    pub prompt_tokens: usize,
-    /// Time between looks.
-    pub period: Duration,
-    /// Time after a move in which there is no other.
-    pub cooldown: Duration,
-    /// The most that is ever converted, as a share of all layers, in [0, 1].
-    pub max_rate: f64,
-    /// Below this share of `queued_requests` the queue counts as relaxed, in [0, 1].
-    pub relax_queue: f64,
-    /// Below this share of `prompt_tokens` prompts count as relaxed, in [0, 1].
-    pub relax_prompt: f64,
-    /// Layers per move, 1 or more.
-    pub step: usize,
-}
-
-impl Default for Threshold {
-    fn default() -> Threshold {
-        Threshold {
-            queued_requests: 50,
-            prompt_tokens: 1024,
-            period: Duration::from_secs(5),
-            cooldown: Duration::from_secs(60),
-            max_rate: 0.75,
-            relax_queue: 0.5,
-            relax_prompt: 0.8,
-            step: 1,
-        }
-    }
-}
-
-impl Threshold {
-    fn check(&self) -> Result<()> {
-        let shares = [
-            ("policy.max_rate", self.max_rate),
-            ("policy.relax_queue", self.relax_queue),
-            ("policy.relax_prompt", self.relax_prompt),
-        ];
-        for (field, share) in shares {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(Error::config(field, share, "a share in [0, 1]"));
-            }
-        }
-        if self.step == 0 {
-            return Err(Error::config("policy.step", 0, "1 layer or more"));
-        }
-        Ok(())
     }
 }
 
@@ -211,22 +169,62 @@ pub struct Controller {
     longest: usize,
 }
 
+/// How a policy that looks now and then moves.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    period: Duration,
+    cooldown: Duration,
+    max_rate: f64,
+    step: usize,
+}
+
+impl Policy {
+    /// `None` for those that answer at every look.
+    fn pace(&self) -> Option<Pace> {
+        match self {
+            Policy::Fixed(_) | Policy::Custom(_) => None,
+            Policy::Threshold(p) => Some(p.pace()),
+            Policy::Memory(p) => Some(p.pace()),
+            Policy::Slo(p) => Some(p.pace()),
+        }
+    }
+
+    /// Whether the load asks for more conversion or for less. `longest`: prompt tokens.
+    fn judge(&self, load: &Load, longest: usize) -> Ordering {
+        match self {
+            Policy::Fixed(_) | Policy::Custom(_) => Ordering::Equal,
+            Policy::Threshold(p) => p.judge(load.queued_requests, longest),
+            Policy::Memory(p) => p.judge(load),
+            Policy::Slo(p) => p.judge(load),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match self {
+            Policy::Fixed(_) | Policy::Custom(_) => Ok(()),
+            Policy::Threshold(p) => p.check(),
+            Policy::Memory(p) => p.check(),
+            Policy::Slo(p) => p.check(),
+        }
+    }
+}
+
 impl Controller {
-    /// Errors: shares outside [0, 1], a step of 0, a fixed rate that the ladder does not allow.
+    /// Errors: shares outside [0, 1], a step or a goal of 0, a fixed rate that the ladder does not allow.
     pub fn new(policy: Policy, ladder: &Ladder) -> Result<Controller> {
-        let (max, target) = match &policy {
-            Policy::Fixed(rate) => {
+        policy.check()?;
+        let (max, target) = match (&policy, policy.pace()) {
+            (Policy::Fixed(rate), _) => {
                 let pinned = ladder.pin(*rate);
                 let target = pinned.map_err(|(got, want)| Error::config("policy: fixed rate", got, want))?;
                 (target, target)
             }
-            Policy::Threshold(threshold) => {
-                threshold.check()?;
+            (_, None) => (ladder.max(), 0),
+            (_, Some(pace)) => {
                 // Down, never beyond the share; a share that is a whole number of layers but for rounding counts.
-                let share = (threshold.max_rate * ladder.layers() as f64 + 1e-9).floor() as usize;
+                let share = (pace.max_rate * ladder.layers() as f64 + 1e-9).floor() as usize;
                 (ladder.max().min(share), 0)
             }
-            Policy::Custom(_) => (ladder.max(), 0),
         };
         Ok(Controller { policy, max, target, looked: None, moved: None, longest: 0 })
     }
@@ -243,48 +241,44 @@ impl Controller {
 
     /// Looks at the load; the target from here on. To be called often: between looks it only takes notes.
     pub fn observe(&mut self, load: &Load) -> usize {
-        match &mut self.policy {
-            Policy::Fixed(_) => {}
-            Policy::Custom(decide) => self.target = decide(load, self.target).min(self.max),
-            Policy::Threshold(threshold) => {
-                self.longest = self.longest.max(load.longest_queued_prompt);
-                if self.looked.is_some_and(|at| load.now.saturating_sub(at) < threshold.period) {
-                    return self.target;
-                }
-                self.looked = Some(load.now);
-                let longest = std::mem::take(&mut self.longest);
-                if self.moved.is_some_and(|at| load.now.saturating_sub(at) < threshold.cooldown) {
-                    return self.target;
-                }
-                let next = threshold.next(load.queued_requests, longest, self.target).min(self.max);
-                if next != self.target {
-                    self.target = next;
-                    self.moved = Some(load.now);
-                }
-            }
+        if let Policy::Custom(decide) = &mut self.policy {
+            self.target = decide(load, self.target).min(self.max);
+        }
+        let Some(pace) = self.policy.pace() else { return self.target };
+        self.longest = self.longest.max(load.longest_queued_prompt);
+        if self.looked.is_some_and(|at| load.now.saturating_sub(at) < pace.period) {
+            return self.target;
+        }
+        self.looked = Some(load.now);
+        let longest = std::mem::take(&mut self.longest);
+        if self.moved.is_some_and(|at| load.now.saturating_sub(at) < pace.cooldown) {
+            return self.target;
+        }
+        let next = self.next(pace, load, longest);
+        if next != self.target {
+            self.target = next;
+            self.moved = Some(load.now);
         }
         self.target
     }
 
+    fn next(&self, pace: Pace, load: &Load, longest: usize) -> usize {
+        let next = match self.policy.judge(load, longest) {
+            Ordering::Greater => self.target.saturating_add(pace.step),
+            Ordering::Equal => self.target,
+            Ordering::Less => self.target.saturating_sub(pace.step),
+        };
+        next.min(self.max)
+    }
+
     /// How long from `now` until a look without any load could change the target; `None`: it will not.
     pub fn idle_wait(&self, now: Duration) -> Option<Duration> {
-        let Policy::Threshold(threshold) = &self.policy else { return None };
-        if threshold.next(0, 0, self.target).min(self.max) == self.target {
+        let pace = self.policy.pace()?;
+        if self.next(pace, &Load::default(), 0) == self.target {
             return None;
         }
-        let look = self.looked.map(|at| at.saturating_add(threshold.period));
-        let rest = self.moved.map(|at| at.saturating_add(threshold.cooldown));
+        let look = self.looked.map(|at| at.saturating_add(pace.period));
+        let rest = self.moved.map(|at| at.saturating_add(pace.cooldown));
         Some(look.max(rest).unwrap_or(now).saturating_sub(now))
-    }
-}
-
-impl Threshold {
-    fn next(&self, queued: usize, longest: usize, target: usize) -> usize {
-        if queued >= self.queued_requests || longest >= self.prompt_tokens {
-            return target.saturating_add(self.step);
-        }
-        let calm_queue = (queued as f64) < self.relax_queue * self.queued_requests as f64;
-        let calm_prompts = (longest as f64) < self.relax_prompt * self.prompt_tokens as f64;
-        if calm_queue && calm_prompts { target.saturating_sub(self.step) } else { target }
     }
 }

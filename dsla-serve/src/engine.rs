@@ -2,7 +2,9 @@
 
 use crate::adapt::{Controller, Ladder, Policy};
 use crate::backend::Backend;
+use crate::events;
 use crate::footprint::Footprint;
+use crate::latency::Latency;
 use crate::request::{Facts, Request, SamplingParams};
 use crate::running::Submission;
 use crate::stats::{Stats, StepReport};
@@ -10,7 +12,7 @@ use crate::worker::Worker;
 use crate::{Error, Generation, Result};
 use dsla_model::{Message, Model};
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
@@ -132,6 +134,12 @@ impl Engine {
         self.submit(Request { prompt, params })
     }
 
+    /// The most tokens that a request with a prompt of `prompt_tokens` can ask for at this pinned rate or the policy's:
+    /// what context and byte budget leave, 0 when nothing.
+    pub fn room(&self, prompt_tokens: usize, rate: Option<f64>) -> usize {
+        self.core.shared.facts.room(prompt_tokens, rate)
+    }
+
     /// The model it serves.
     pub fn model(&self) -> &Model {
         &self.model
@@ -142,9 +150,28 @@ impl Engine {
         self.core.shared.stats()
     }
 
+    /// How long requests wait and how fast they run.
+    pub fn latency(&self) -> Latency {
+        let shared = &self.core.shared;
+        let mut latency = shared.latency().clone();
+        latency.forget(shared.now());
+        latency
+    }
+
+    /// The policy and its settings, for people.
+    pub fn policy(&self) -> &str {
+        &self.core.shared.policy
+    }
+
     /// A report of every step from now on. A receiver that falls thousands of reports behind misses some.
     pub fn subscribe(&self) -> Receiver<StepReport> {
         self.core.shared.subscribe()
+    }
+
+    /// Whether it refuses new requests: it was shut down, or its thread has ended.
+    pub fn is_stopping(&self) -> bool {
+        let inbox = lock(&self.core.shared.inbox);
+        inbox.stopped || inbox.closing.is_some()
     }
 
     /// Refuses new requests, waits up to `deadline` for those queued and running, cancels what is left, and ends the
@@ -165,6 +192,7 @@ pub(crate) struct Core {
 
 impl Core {
     pub fn start<B: Backend>(backend: B, mut facts: Facts, mut config: EngineConfig) -> Result<Core> {
+        let policy = format!("{:?}", config.policy);
         let controller = Controller::new(std::mem::take(&mut config.policy), &facts.ladder)?;
         // A controller only rises from where it starts, or stays there.
         facts.policy = (controller.target(), controller.max());
@@ -174,10 +202,15 @@ impl Core {
                 layers: facts.ladder.layers(),
                 converted_target: controller.target(),
                 converted_max: controller.max(),
+                max_running: config.max_running,
+                max_queue: config.max_queue,
                 ..Stats::default()
             })),
             facts,
+            policy,
+            started: Instant::now(),
             max_queue: config.max_queue,
+            latency: Mutex::default(),
             inbox: Mutex::default(),
             wake: Condvar::new(),
             subscribers: Mutex::default(),
@@ -218,11 +251,21 @@ impl Core {
             max_tokens = params.max_tokens,
             rate = params.rate
         );
-        let (sender, events) = channel();
+        let (sender, events) = events::channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let prompt_tokens = prompt.len();
         let flag = Arc::clone(&cancelled);
-        inbox.arrived.push(Submission { id, prompt, params, pinned, events: sender, cancelled: flag, span });
+        let submitted = shared.now();
+        inbox.arrived.push(Submission {
+            id,
+            prompt,
+            params,
+            pinned,
+            events: sender,
+            cancelled: flag,
+            submitted,
+            span,
+        });
         drop(inbox);
         shared.wake.notify_one();
         Ok(Generation { id, prompt_tokens, events, cancelled, shared: Arc::clone(shared), done: false })
@@ -258,6 +301,11 @@ impl Drop for Core {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub facts: Facts,
+    /// The policy, for people.
+    policy: String,
+    /// Zero of the engine's clock.
+    started: Instant,
+    latency: Mutex<Latency>,
     max_queue: usize,
     inbox: Mutex<Inbox>,
     wake: Condvar,
@@ -313,6 +361,15 @@ impl Shared {
         inbox.queued += arrived.len();
         let stop_now = inbox.closing.flatten().is_some_and(|until| Instant::now() >= until);
         Orders { arrived, closing: inbox.closing.is_some(), stop_now }
+    }
+
+    /// Time since the engine started.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub fn latency(&self) -> MutexGuard<'_, Latency> {
+        lock(&self.latency)
     }
 
     /// Has the engine thread look at its requests.

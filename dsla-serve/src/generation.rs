@@ -1,10 +1,13 @@
-//! The receiving end of a request: an iterator of events.
+//! The receiving end of a request: an iterator of events, and a stream of them.
 
 use crate::engine::Shared;
+use crate::events::EventReceiver;
 use crate::{Error, Result};
+use futures_core::Stream;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::task::{Context, Poll, ready};
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,12 +81,13 @@ pub struct Completion {
     pub usage: Usage,
 }
 
-/// A running request: an iterator that blocks until the next event and ends after the last one, which has `finish`
-/// set, or after an error. Dropping it cancels the request; its memory is free by the next step.
+/// A running request: an iterator that blocks until the next event, and a [`Stream`] that does not, under any
+/// executor. Both end after the last event, which has `finish` set, or after an error. Dropping it cancels the request;
+/// its memory is free by the next step.
 pub struct Generation {
     pub(crate) id: u64,
     pub(crate) prompt_tokens: usize,
-    pub(crate) events: Receiver<Result<Event>>,
+    pub(crate) events: EventReceiver,
     pub(crate) cancelled: Arc<AtomicBool>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) done: bool,
@@ -107,11 +111,17 @@ impl Generation {
         self.shared.poke();
     }
 
+    /// Passes an event on, and remembers if it is the last.
+    fn noted(&mut self, event: Result<Event>) -> Result<Event> {
+        self.done = event.as_ref().map_or(true, |e| e.finish.is_some());
+        event
+    }
+
     /// Runs to the end and collects everything.
     pub fn wait(mut self) -> Result<Completion> {
         let (mut ids, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
         loop {
-            let event = self.next().unwrap_or(Err(Error::Stopped))?;
+            let event = Iterator::next(&mut self).unwrap_or(Err(Error::Stopped))?;
             ids.extend(event.token);
             text.push_str(&event.text);
             logprobs.extend(event.logprob);
@@ -131,8 +141,19 @@ impl Iterator for Generation {
         }
         // A sender that is gone without a last event: the engine thread died.
         let event = self.events.recv().unwrap_or(Err(Error::Stopped));
-        self.done = event.as_ref().map_or(true, |e| e.finish.is_some());
-        Some(event)
+        Some(self.noted(event))
+    }
+}
+
+impl Stream for Generation {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let event = ready!(self.events.poll(cx)).unwrap_or(Err(Error::Stopped));
+        Poll::Ready(Some(self.noted(event)))
     }
 }
 

@@ -27,11 +27,16 @@
 //! follows; [`SamplingParams::rate`] pins them.
 
 pub mod adapt;
+mod adjust;
 mod backend;
 mod engine;
 mod error;
+mod events;
 mod footprint;
 mod generation;
+#[cfg(feature = "http")]
+pub mod http;
+pub mod latency;
 mod request;
 mod running;
 mod scheduler;
@@ -39,10 +44,11 @@ mod stats;
 mod stop;
 mod worker;
 
-pub use adapt::{Policy, Threshold};
+pub use adapt::{MemoryPressure, Policy, Slo, Threshold};
 pub use engine::{Engine, EngineConfig};
 pub use error::{Error, Result};
 pub use generation::{Completion, Event, FinishReason, Generation, Logprob, Usage};
+pub use latency::Latency;
 pub use request::{Request, SamplingParams};
 pub use stats::{SequenceStats, Stats, StepReport};
 

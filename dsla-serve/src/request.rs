@@ -20,10 +20,26 @@ pub struct SamplingParams {
     pub min_p: f32,
     /// Names the sequence of draws: the same seed and request give the same text, whatever else runs.
     pub seed: u64,
+    /// Above 1 discourages tokens of the prompt and the text so far, below 1 encourages them: positive logits are
+    /// divided by it, negative ones multiplied (Keskar et al. 2019). Above 0; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Taken off the logits of tokens that were generated, in [-2, 2].
+    pub presence_penalty: f32,
+    /// Taken off the logits of tokens for each time they were generated, in [-2, 2].
+    pub frequency_penalty: f32,
+    /// Added to the logits of these ids, each in [-100, 100].
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Before this many tokens nothing but `max_tokens` ends the generation: end tokens are not drawn, stop strings
+    /// not looked for.
+    pub min_tokens: usize,
     /// Texts that end the generation, found across token borders; they are not part of the text. None empty.
     pub stop: Vec<String>,
+    /// Tokens that end the generation as the model's end tokens do, `ignore_eos` or not.
+    pub stop_ids: Vec<u32>,
     /// Go on past end tokens.
     pub ignore_eos: bool,
+    /// Special tokens are part of the text.
+    pub keep_special: bool,
     /// Report each token's natural log-probability and those of this many likeliest ones, under the plain softmax.
     pub logprobs: Option<usize>,
     /// Share of layers to convert, in [0, 1]: the sequence starts and stays there, 0 = the exact teacher. `None`
@@ -40,8 +56,15 @@ impl Default for SamplingParams {
             top_p: 1.0,
             min_p: 0.0,
             seed: 0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            min_tokens: 0,
             stop: Vec::new(),
+            stop_ids: Vec::new(),
             ignore_eos: false,
+            keep_special: false,
             logprobs: None,
             rate: None,
         }
@@ -98,6 +121,10 @@ impl Facts {
         if p.max_tokens == 0 {
             return Err(Error::request("max_tokens", 0, "1 or more"));
         }
+        if p.min_tokens > p.max_tokens {
+            let want = format!("at most max_tokens = {}", p.max_tokens);
+            return Err(Error::request("min_tokens", p.min_tokens, want));
+        }
         let total = prompt.len().saturating_add(p.max_tokens);
         if total > self.context {
             let got = format!("{} + {} tokens", prompt.len(), p.max_tokens);
@@ -116,6 +143,32 @@ impl Facts {
         if !(0.0..=1.0).contains(&p.min_p) {
             return Err(Error::request("min_p", p.min_p, "a number in [0, 1]"));
         }
+        if !(p.repetition_penalty > 0.0 && p.repetition_penalty.is_finite()) {
+            return Err(Error::request(
+                "repetition_penalty",
+                p.repetition_penalty,
+                "a finite number above 0",
+            ));
+        }
+        for (field, x) in
+            [("presence_penalty", p.presence_penalty), ("frequency_penalty", p.frequency_penalty)]
+        {
+            if !(-2.0..=2.0).contains(&x) {
+                return Err(Error::request(field, x, "a number in [-2, 2]"));
+            }
+        }
+        if let Some((id, bias)) = p.logit_bias.iter().find(|(_, bias)| !(-100.0..=100.0).contains(bias)) {
+            return Err(Error::request(
+                "logit_bias",
+                format!("{bias} for id {id}"),
+                "numbers in [-100, 100]",
+            ));
+        }
+        let biased = p.logit_bias.iter().map(|(id, _)| ("logit_bias", *id));
+        let stops = p.stop_ids.iter().map(|id| ("stop_token_ids", *id));
+        if let Some((field, id)) = biased.chain(stops).find(|(_, id)| *id as usize >= self.vocab) {
+            return Err(Error::request(field, format!("id {id}"), format!("ids below {}", self.vocab)));
+        }
         if let Some(n) = p.logprobs.filter(|&n| n > self.vocab) {
             return Err(Error::request("logprobs", n, format!("at most {}", self.vocab)));
         }
@@ -129,6 +182,19 @@ impl Facts {
         let pinned = p.rate.map(pin).transpose()?;
         self.start(total, pinned, self.policy.0)?;
         Ok(pinned)
+    }
+
+    /// The most tokens that a prompt of `prompt` tokens can ask for; 0 when it can ask for none.
+    pub fn room(&self, prompt: usize, rate: Option<f64>) -> usize {
+        let pinned = rate.and_then(|rate| self.ladder.pin(rate).ok());
+        let fits = |new: usize| self.start(prompt + new, pinned, self.policy.0).is_ok();
+        // More tokens never take fewer bytes: find where it ends.
+        let (mut good, mut bad) = (0, self.context.saturating_sub(prompt) + 1);
+        while bad - good > 1 {
+            let middle = good + (bad - good) / 2;
+            if fits(middle) { good = middle } else { bad = middle }
+        }
+        good
     }
 
     /// Converted layers that a request of `total` tokens starts with while the target is `target`: the target, unless
@@ -191,6 +257,17 @@ mod tests {
         assert_eq!(one(|p| p.top_p = 0.0), "request: top_p: got 0, want a number in (0, 1]");
         assert!(one(|p| p.min_p = 1.5).contains("min_p: got 1.5"));
         assert!(one(|p| p.logprobs = Some(101)).contains("logprobs: got 101, want at most 100"));
+        assert!(one(|p| p.min_tokens = 5).contains("min_tokens: got 5, want at most max_tokens = 4"));
+        assert!(one(|p| p.repetition_penalty = 0.0).contains("repetition_penalty: got 0"));
+        assert!(
+            one(|p| p.presence_penalty = 2.5).contains("presence_penalty: got 2.5, want a number in [-2, 2]")
+        );
+        assert!(one(|p| p.frequency_penalty = f32::NAN).contains("frequency_penalty: got NaN"));
+        assert!(one(|p| p.logit_bias = vec![(7, 101.0)]).contains("logit_bias: got 101 for id 7"));
+        assert!(
+            one(|p| p.logit_bias = vec![(100, 1.0)]).contains("logit_bias: got id 100, want ids below 100")
+        );
+        assert!(one(|p| p.stop_ids = vec![100]).contains("stop_token_ids: got id 100"));
         assert!(one(|p| p.stop = vec!["".into()]).contains("stop: got an empty text"));
         assert!(one(|p| p.stop = vec!["x".into()]).contains("no tokenizer"));
         assert!(one(|p| p.rate = Some(-0.5)).contains("rate: got -0.5"));
@@ -212,6 +289,17 @@ mod tests {
         assert_eq!(error, want);
         let pinned = facts(Some(350)).check(&request(Some(0.0))).expect_err("refused").to_string();
         assert!(pinned.contains("got 800 bytes of caches at 0 converted layers"), "{pinned}");
+    }
+
+    #[test]
+    fn room_is_what_a_check_would_allow() {
+        let free = facts(None);
+        assert_eq!((free.room(4, None), free.room(64, None), free.room(99, None)), (60, 0, 0));
+        // 350 bytes: 3 of 4 layers converted hold 150 in states and 10 per token.
+        let tight = facts(Some(350));
+        assert_eq!(tight.room(10, None), 10);
+        assert_eq!(tight.room(10, Some(0.0)), 0, "10 tokens of the teacher are 400 bytes");
+        assert_eq!(tight.room(5, Some(0.0)), 3);
     }
 
     #[test]

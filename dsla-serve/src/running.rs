@@ -1,17 +1,20 @@
 //! One request on the engine thread: queued, then running. Turns logits into tokens, text and events.
 
+use crate::adjust::{Adjust, mask};
 use crate::backend::{Backend, Feed, Held};
+use crate::events::EventSender;
 use crate::generation::{Event, FinishReason, Logprob, Usage};
+use crate::latency::Clock;
 use crate::request::SamplingParams;
 use crate::scheduler::Planned;
 use crate::stats::SequenceStats;
-use crate::stop::StopMatcher;
+use crate::stop::{Found, StopMatcher};
 use crate::{Error, Result};
-use dsla_model::core::View;
-use dsla_model::{DecodeStream, Tokenizer, sample};
+use dsla_model::core::{Tensor, View};
+use dsla_model::{DecodeStream, Device, Tokenizer, sample};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 /// A checked request on its way to the engine thread and through it.
 pub(crate) struct Submission {
@@ -20,8 +23,10 @@ pub(crate) struct Submission {
     pub params: SamplingParams,
     /// Converted layers it insists on.
     pub pinned: Option<usize>,
-    pub events: Sender<Result<Event>>,
+    pub events: EventSender,
     pub cancelled: Arc<AtomicBool>,
+    /// On the engine's clock.
+    pub submitted: Duration,
     pub span: tracing::Span,
 }
 
@@ -30,7 +35,7 @@ impl Submission {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Ends the request. Whoever dropped the receiver does not want to know.
+    /// Ends the request.
     pub fn end(self, last: Result<Event>) {
         match &last {
             Ok(event) => tracing::debug!(
@@ -42,7 +47,7 @@ impl Submission {
             ),
             Err(error) => tracing::warn!(parent: &self.span, %error, "request failed"),
         }
-        let _ = self.events.send(last);
+        self.events.send(last);
     }
 
     /// The last event of a request that was cancelled.
@@ -53,6 +58,8 @@ impl Submission {
     }
 }
 
+type Adjusted = std::result::Result<Option<Tensor>, dsla_model::core::Error>;
+
 /// A running sequence.
 pub(crate) struct Running<S> {
     pub request: Submission,
@@ -61,8 +68,10 @@ pub(crate) struct Running<S> {
     pub fed: usize,
     /// Tokens generated.
     pub generated: usize,
+    pub clock: Clock,
     /// The newest of them, not fed yet.
     last: u32,
+    adjust: Option<Adjust>,
     decode: DecodeStream,
     stop: StopMatcher,
 }
@@ -75,9 +84,12 @@ pub(crate) struct Mark {
 }
 
 impl<S> Running<S> {
-    pub fn new(mut request: Submission, seq: S) -> Running<S> {
+    pub fn new(mut request: Submission, seq: S, now: Duration) -> Running<S> {
         let stop = StopMatcher::new(std::mem::take(&mut request.params.stop));
-        Running { request, seq, fed: 0, generated: 0, last: 0, decode: DecodeStream::new(true), stop }
+        let adjust = Adjust::new(&request.prompt, &request.params);
+        let decode = DecodeStream::new(!request.params.keep_special);
+        let clock = Clock::new(request.submitted, now);
+        Running { request, seq, fed: 0, generated: 0, clock, last: 0, adjust, decode, stop }
     }
 
     /// Prompt plus the most it may generate.
@@ -126,9 +138,13 @@ impl<S> Running<S> {
     ) -> Result<Event> {
         let params = &self.request.params;
         let model = |e| Error::Model(dsla_model::Error::Kernel(e));
+        let early = self.generated < params.min_tokens;
+        let eos = if params.ignore_eos { &[] } else { backend.eos() };
+        let adjusted = self.adjusted(eos, early, &logits).map_err(model)?;
+        let drawn_from = adjusted.as_ref().map_or(logits, Tensor::view);
         // The index of the draw is the token's place in its own sequence: no other request has a say in it.
-        let id = sample::forward(logits, &params.draw(), self.generated as u64).map_err(model)?;
-        let ended = !params.ignore_eos && backend.eos().contains(&id);
+        let id = sample::forward(drawn_from, &params.draw(), self.generated as u64).map_err(model)?;
+        let ended = eos.contains(&id) || params.stop_ids.contains(&id);
         let mut logprob = None;
         if let Some(n) = params.logprobs.filter(|_| !ended) {
             let (of_token, top) = sample::top_logprobs(logits, id, n).map_err(model)?;
@@ -138,13 +154,16 @@ impl<S> Running<S> {
         if !ended {
             self.generated += 1;
             self.last = id;
+            if let Some(adjust) = &mut self.adjust {
+                adjust.push(id);
+            }
         }
         let mut finish = ended.then_some(FinishReason::Stop);
         let mut text = String::new();
         if let Some(tokenizer) = backend.tokenizer() {
             let more = if ended { String::new() } else { self.decode.push(tokenizer, id)? };
             let last = ended || self.generated >= limit;
-            if self.speak(tokenizer, &more, last, &mut text)? {
+            if self.speak(tokenizer, &more, last, early, &mut text)? {
                 finish = Some(FinishReason::Stop);
             }
         }
@@ -160,14 +179,40 @@ impl<S> Running<S> {
         Ok(Event { token: (!ended).then_some(id), text, logprob, finish, usage })
     }
 
+    /// The logits the token is drawn from, where they are not the model's; without the tokens that would end the
+    /// text while it is too `early`.
+    fn adjusted(&self, eos: &[u32], early: bool, logits: &View) -> Adjusted {
+        if self.adjust.is_none() && !early {
+            return Ok(None);
+        }
+        let mut own = logits.to_tensor()?.to_device(Device::Cpu)?;
+        if let Some(adjust) = &self.adjust {
+            adjust.apply(&self.request.params, own.f32_mut());
+        }
+        if early {
+            mask(eos, own.f32_mut());
+            mask(&self.request.params.stop_ids, own.f32_mut());
+        }
+        Ok(Some(own))
+    }
+
     /// Appends what can be given out to `out`; whether a stop string is complete.
-    fn speak(&mut self, tokenizer: &Tokenizer, more: &str, last: bool, out: &mut String) -> Result<bool> {
-        let found = self.stop.push(more);
+    fn speak(
+        &mut self,
+        tokenizer: &Tokenizer,
+        more: &str,
+        last: bool,
+        early: bool,
+        out: &mut String,
+    ) -> Result<bool> {
+        let unseen = |text: String| Found { text, hit: false };
+        let found = if early { unseen(more.to_owned()) } else { self.stop.push(more) };
         out.push_str(&found.text);
         if found.hit || !last {
             return Ok(found.hit);
         }
-        let found = self.stop.push(&self.decode.finish(tokenizer)?);
+        let rest = self.decode.finish(tokenizer)?;
+        let found = if early { unseen(rest) } else { self.stop.push(&rest) };
         out.push_str(&found.text);
         if !found.hit {
             out.push_str(&self.stop.flush());

@@ -10,8 +10,12 @@ pub struct Stats {
     pub at: Duration,
     /// Requests that wait.
     pub queued: usize,
+    /// Requests that may wait.
+    pub max_queue: usize,
     /// Sequences running.
     pub running: usize,
+    /// Sequences that may run at once.
+    pub max_running: usize,
     /// Bytes of their keys and values.
     pub kv_bytes: usize,
     /// Bytes of their states, window rings included.
@@ -34,8 +38,10 @@ pub struct Stats {
     pub prompt_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
-    /// Requests that ended by themselves.
+    /// Requests that ended by themselves: at an end token, a stop string or `max_tokens`.
     pub finished: u64,
+    /// Those of them that ended at `max_tokens`.
+    pub finished_by_length: u64,
     /// Requests that were cancelled.
     pub cancelled: u64,
     /// Requests that ended with an error.

@@ -3,15 +3,16 @@
 use crate::adapt::{Controller, Load};
 use crate::backend::{Backend, Feed};
 use crate::engine::{EngineConfig, Shared};
+use crate::latency::Recent;
 use crate::request::Facts;
 use crate::running::{Running, Submission};
 use crate::scheduler::{Limits, Planned, Scheduler, Waiting};
 use crate::stats::{Stats, StepReport};
-use crate::{Error, Result};
+use crate::{Error, FinishReason, Result};
 use dsla_model::core::Tensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,6 @@ pub(crate) struct Worker<B: Backend> {
     waiting: BTreeMap<u64, Submission>,
     /// By id, which is the scheduler's order too.
     running: BTreeMap<u64, Running<B::Sequence>>,
-    started: Instant,
     /// Layers folded per step at most; 0 when running sequences are not folded.
     max_folds: usize,
     stats: Stats,
@@ -42,6 +42,8 @@ impl<B: Backend> Worker<B> {
             prefill_chunk: config.prefill_chunk,
             budget: facts.budget,
         };
+        let stats =
+            Stats { max_queue: config.max_queue, max_running: config.max_running, ..Stats::default() };
         let foldable = backend.foldable();
         if config.fold_running && !foldable && facts.ladder.max() > 0 {
             tracing::warn!(
@@ -56,16 +58,15 @@ impl<B: Backend> Worker<B> {
             scheduler: Scheduler::new(limits),
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
-            started: Instant::now(),
             max_folds: if config.fold_running && foldable { config.max_folds_per_step } else { 0 },
-            stats: Stats::default(),
+            stats,
         }
     }
 
     /// Until shutdown.
     pub fn run(mut self) {
         loop {
-            let wait = self.controller.idle_wait(self.started.elapsed());
+            let wait = self.controller.idle_wait(self.shared.now());
             let orders = self.shared.receive(self.scheduler.is_idle(), wait);
             orders.arrived.into_iter().for_each(|request| self.enqueue(request));
             self.prune(orders.stop_now);
@@ -129,15 +130,28 @@ impl<B: Backend> Worker<B> {
         let held = self.running.values().map(|r| self.backend.held(&r.seq));
         let (kv_bytes, state_bytes) = held.fold((0, 0), |(kv, state), h| (kv + h.kv, state + h.state));
         let (longest, tokens) = waiting.fold((0, 0), |(max, sum), w| (w.prompt.max(max), sum + w.prompt));
+        let now = self.shared.now();
+        let first = self.waiting.values().next();
+        let longest_wait = first.map_or(Duration::ZERO, |r| now.saturating_sub(r.submitted));
+        let (first_token_p90, inter_token_p90) = {
+            let mut latency = self.shared.latency();
+            latency.forget(now);
+            let p90 = |recent: &Recent| recent.quantile(0.9).map(Duration::from_secs_f64);
+            (p90(&latency.recent_first_token), p90(&latency.recent_inter_token))
+        };
         let before = self.controller.target();
         let target = self.controller.observe(&Load {
-            now: self.started.elapsed(),
+            now,
             queued_requests: self.waiting.len(),
             longest_queued_prompt: longest,
             queued_prompt_tokens: tokens,
+            longest_wait,
             running: self.running.len(),
             kv_bytes,
             state_bytes,
+            reserved_bytes: self.scheduler.reserved(),
+            first_token_p90,
+            inter_token_p90,
             kv_budget: self.facts.budget,
         });
         if target != before {
@@ -167,7 +181,9 @@ impl<B: Backend> Worker<B> {
             match started {
                 Ok(seq) => {
                     tracing::debug!(parent: &request.span, converted = self.backend.converted(&seq), "admitted");
-                    self.running.insert(w.id, Running::new(request, seq));
+                    let running = Running::new(request, seq, self.shared.now());
+                    self.shared.latency().admitted(&running.clock);
+                    self.running.insert(w.id, running);
                 }
                 Err(error) => {
                     self.scheduler.remove(w.id);
@@ -239,6 +255,7 @@ impl<B: Backend> Worker<B> {
                 Err(error) => self.fail(planned.id, error),
             }
         }
+        self.shared.latency().step(prompt_tokens + generated, self.shared.now());
         self.stats.steps += 1;
         self.stats.prompt_tokens += prompt_tokens as u64;
         self.stats.generated_tokens += generated as u64;
@@ -276,14 +293,25 @@ impl<B: Backend> Worker<B> {
     }
 
     fn deliver(&mut self, id: u64, event: crate::Event) {
-        if event.finish.is_some() {
+        let now = self.shared.now();
+        if let Some(r) = self.running.get_mut(&id) {
+            let mut latency = self.shared.latency();
+            if event.token.is_some() {
+                latency.token(&mut r.clock, now);
+            }
+            if event.finish.is_some() {
+                latency.ended(&r.clock, now, event.usage.prompt_tokens, event.usage.generated);
+            }
+        }
+        if let Some(finish) = event.finish {
             self.stats.finished += 1;
+            self.stats.finished_by_length += u64::from(finish == FinishReason::Length);
             if let Some(request) = self.forget(id) {
                 request.end(Ok(event));
             }
         } else if let Some(r) = self.running.get(&id) {
             // A receiver that is gone has also set the flag that the next step looks at.
-            let _ = r.request.events.send(Ok(event));
+            r.request.events.send(Ok(event));
         }
     }
 
@@ -304,7 +332,7 @@ impl<B: Backend> Worker<B> {
 
     fn publish(&mut self) {
         let sequences: Vec<_> = self.running.values().map(|r| r.stats(&self.backend)).collect();
-        self.stats.at = self.started.elapsed();
+        self.stats.at = self.shared.now();
         self.stats.queued = self.waiting.len();
         self.stats.running = sequences.len();
         self.stats.kv_bytes = sequences.iter().map(|s| s.kv_bytes).sum();

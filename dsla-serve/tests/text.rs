@@ -1,49 +1,10 @@
 //! Text in and out: a tiny model with a tokenizer of single bytes, some of which are only parts of a character.
 
-use dsla_model::{DType, Device, Message, Model};
+mod support;
+
+use dsla_model::{Message, Model};
 use dsla_serve::{Completion, Engine, EngineConfig, Event, FinishReason, Request, SamplingParams};
-use std::path::PathBuf;
-
-/// Ids 0 to 2 are special; é is two tokens, and nearly everything else a broken character can be made of is there.
-fn tokenizer() -> String {
-    let letters = ('a'..='z').chain('A'..='Z').map(String::from);
-    let others = ["Ġ", "Ċ", "Ã", "©", "Â", "."].map(String::from);
-    let special = ["<none>", "<begin>", "<end>"];
-    let all = special.map(String::from).into_iter().chain(letters).chain(others);
-    let vocab: Vec<String> = all.enumerate().map(|(id, token)| format!("\"{token}\":{id}")).collect();
-    assert_eq!(vocab.len(), 61);
-    let added = |(id, token)| {
-        format!(
-            "{{\"id\":{id},\"content\":\"{token}\",\"special\":true,\"single_word\":false,\"lstrip\":false,\
-             \"rstrip\":false,\"normalized\":false}}"
-        )
-    };
-    let added: Vec<String> = special.iter().enumerate().map(added).collect();
-    format!(
-        "{{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[{}],\"normalizer\":null,\
-         \"pre_tokenizer\":{{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}},\
-         \"post_processor\":null,\"decoder\":{{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\
-         \"use_regex\":true}},\"model\":{{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\
-         \"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":false,\"byte_fallback\":false,\
-         \"vocab\":{{{}}},\"merges\":[]}}}}",
-        added.join(","),
-        vocab.join(",")
-    )
-}
-
-const CONFIG: &str = r#"{"bos_token":"<begin>","eos_token":"<end>","chat_template":
-    "{{ bos_token }}{% for m in messages %}{{ m.role }} {{ m.content }}.{% endfor %}{% if add_generation_prompt %}a{% endif %}"}"#;
-
-fn model() -> Model {
-    let dir = tempfile::tempdir().expect("a directory");
-    let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../dsla-model/tests/fixtures/tiny_tied");
-    for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(from.join(file), dir.path().join(file)).expect("a copy");
-    }
-    std::fs::write(dir.path().join("tokenizer.json"), tokenizer()).expect("a tokenizer");
-    std::fs::write(dir.path().join("tokenizer_config.json"), CONFIG).expect("its configuration");
-    Model::load(dir.path(), &Device::Cpu, DType::F32).expect("a model")
-}
+use support::text_model;
 
 fn engine(model: &Model) -> Engine {
     Engine::new(model.clone(), EngineConfig::default()).expect("an engine")
@@ -60,7 +21,7 @@ fn run(engine: &Engine, params: SamplingParams) -> Completion {
 
 #[test]
 fn the_events_texts_are_the_text_of_the_ids() {
-    let model = model();
+    let model = text_model();
     let engine = engine(&model);
     let tokenizer = model.tokenizer().expect("a tokenizer");
     let (mut broken, mut accents) = (0, 0);
@@ -77,7 +38,7 @@ fn the_events_texts_are_the_text_of_the_ids() {
 
 #[test]
 fn stop_strings_across_tokens() {
-    let model = model();
+    let model = text_model();
     let engine = engine(&model);
     for seed in 0..12 {
         let whole = run(&engine, params(seed));
@@ -101,7 +62,7 @@ fn stop_strings_across_tokens() {
 
 #[test]
 fn held_back_text_comes_at_the_end() {
-    let engine = engine(&model());
+    let engine = engine(&text_model());
     let whole = run(&engine, params(1));
     let ending: String = whole.text.chars().skip(whole.text.chars().count() - 3).collect();
     let stop = vec![format!("{ending}and more")];
@@ -110,7 +71,7 @@ fn held_back_text_comes_at_the_end() {
 
 #[test]
 fn an_end_token_has_no_text() {
-    let engine = engine(&model());
+    let engine = engine(&text_model());
     let ended = (0..300).map(|seed| run(&engine, SamplingParams { ignore_eos: false, ..params(seed) }));
     let ended: Vec<_> = ended.filter(|c| c.finish == FinishReason::Stop).take(3).collect();
     assert_eq!(ended.len(), 3, "an end token came up");
@@ -122,7 +83,7 @@ fn an_end_token_has_no_text() {
 
 #[test]
 fn text_and_chat_are_tokenised_before_they_queue() {
-    let model = model();
+    let model = text_model();
     let engine = engine(&model);
     let tokenizer = model.tokenizer().expect("a tokenizer");
     let submit =

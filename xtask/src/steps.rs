@@ -66,16 +66,35 @@ impl Steps {
                 .run()?)
         })?;
         self.step("fetch the model, unless it is cached", || {
-            let dsla = self.target().join("debug").join(format!("dsla{}", std::env::consts::EXE_SUFFIX));
+            let dsla = self.debug_binary();
             Ok(cmd!(sh, "{dsla} fetch {MODEL}").run()?)
         })?;
         self.step("tests and doc tests", || {
             Ok(cmd!(sh, "cargo test --workspace --features {FEATURES}").run()?)
         })?;
+        self.clients()?;
         if peers {
             crate::reference::run(self, &crate::Reference { out: None, python: None, text: Vec::new() })?;
         }
         Ok(())
+    }
+
+    /// The official openai client against the server, in a private Python environment.
+    fn clients(&self) -> Result<()> {
+        let sh = &self.sh;
+        let scripts = self.root.join("xtask/clients");
+        let python = self.step("python packages of the client", || {
+            self.python(&self.target().join("clients"), &scripts.join("requirements.txt"))
+        })?;
+        self.step("the openai client against `dsla serve`", || {
+            let (script, dsla) = (scripts.join("openai_client.py"), self.debug_binary());
+            Ok(cmd!(sh, "{python} {script} --dsla {dsla} --model {MODEL}").run()?)
+        })
+    }
+
+    /// The binary that `test` builds.
+    fn debug_binary(&self) -> PathBuf {
+        self.target().join("debug").join(format!("dsla{}", std::env::consts::EXE_SUFFIX))
     }
 
     pub fn ci(&self, skip_tests: bool) -> Result<()> {

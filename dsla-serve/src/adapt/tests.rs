@@ -206,3 +206,52 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn memory_pressure_is_bytes_held_or_a_queue_behind_reservations() {
+    let ladder = Ladder::new(10, 10, &[], None);
+    let policy = MemoryPressure { max_rate: 0.25, step: 2, ..MemoryPressure::new(1000) };
+    let mut c = Controller::new(Policy::Memory(policy), &ladder).expect("valid");
+    let at = |s, kv_bytes, queued_requests, reserved_bytes| Load {
+        now: secs(s),
+        kv_bytes,
+        state_bytes: 100,
+        queued_requests,
+        reserved_bytes,
+        ..Load::default()
+    };
+    assert_eq!(c.max(), 2, "a quarter of ten layers, rounded down");
+    assert_eq!(c.observe(&at(0, 900, 0, 5000)), 0, "1000 is not more than 1000");
+    assert_eq!(c.observe(&at(1, 901, 0, 5000)), 2);
+    assert_eq!(c.observe(&at(2, 400, 0, 5000)), 2, "half is not below half");
+    assert_eq!(c.observe(&at(3, 0, 1, 900)), 2, "somebody waits");
+    assert_eq!(c.idle_wait(secs(3)), Some(Duration::from_millis(500)));
+    assert_eq!(c.observe(&at(4, 399, 0, 5000)), 0);
+    assert_eq!(c.observe(&at(5, 0, 1, 1001)), 2, "a queue behind reservations");
+    assert!(Controller::new(Policy::Memory(MemoryPressure::new(0)), &ladder).is_err());
+}
+
+#[test]
+fn goals_missed_by_any_measure_raise_and_all_met_with_ease_lower() {
+    let ladder = Ladder::new(10, 10, &[], None);
+    let ms = Duration::from_millis;
+    let slo = Slo { cooldown: ms(0), period: ms(0), step: 1, ..Slo::new(ms(400), ms(100)) };
+    let mut c = Controller::new(Policy::Slo(slo), &ladder).expect("valid");
+    let mut look = |wait, first, inter: Option<u64>| {
+        c.observe(&Load {
+            longest_wait: ms(wait),
+            first_token_p90: Option::map(first, ms),
+            inter_token_p90: inter.map(ms),
+            ..Load::default()
+        })
+    };
+    assert_eq!(look(0, None, None), 0);
+    assert_eq!(look(401, None, None), 1, "a request that waits");
+    assert_eq!(look(0, Some(401), None), 2, "first tokens");
+    assert_eq!(look(0, Some(10), Some(101)), 3, "later tokens");
+    assert_eq!(look(0, Some(400), Some(100)), 3, "met, without ease");
+    assert_eq!(look(0, Some(199), Some(50)), 3, "half is not below half");
+    assert_eq!(look(0, Some(199), Some(49)), 2);
+    assert_eq!(look(0, None, None), 1, "nothing runs");
+    assert!(Controller::new(Policy::Slo(Slo::new(ms(0), ms(1))), &ladder).is_err());
+}

@@ -8,7 +8,6 @@ use crate::footprint::Footprint;
 use crate::{Event, FinishReason, Generation, Request, SamplingParams};
 use dsla_model::Tokenizer;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 const VOCAB: usize = 50;
 const LAYERS: usize = 4;
@@ -237,7 +236,7 @@ fn the_queue_is_bounded_and_served_in_order() {
     let last = queued.pop().expect("three");
     assert_eq!(ids(last), [2, 3]);
     for before in queued.iter_mut() {
-        assert!(before.events.try_recv().is_ok(), "served before the last one");
+        assert!(!before.events.is_empty(), "served before the last one");
     }
     assert_eq!(ids(first).len(), 20);
 }
@@ -405,4 +404,66 @@ fn a_policy_of_ones_own_sees_the_load() {
         assert_eq!(generation.wait().expect("a completion").usage.converted, LAYERS);
     }
     assert!(seen.load(Ordering::SeqCst) >= 1);
+}
+
+fn noop() -> std::task::Context<'static> {
+    std::task::Context::from_waker(std::task::Waker::noop())
+}
+
+#[test]
+fn a_stream_gives_what_the_iterator_gives() {
+    use futures_core::Stream;
+    let core = start(&fake(0), EngineConfig::default());
+    let want: Vec<Event> = submit(&core, &[2], 9).map(|e| e.expect("an event")).collect();
+    let mut stream = std::pin::pin!(submit(&core, &[2], 9));
+    let mut got = vec![];
+    eventually("the stream's end", || {
+        while let std::task::Poll::Ready(next) = stream.as_mut().poll_next(&mut noop()) {
+            match next {
+                Some(event) => got.push(event.expect("an event")),
+                None => return true,
+            }
+        }
+        false
+    });
+    assert_eq!(got, want);
+}
+
+#[test]
+fn penalties_bias_and_a_least_number_of_tokens_steer_the_text() {
+    let core = start(&Fake { eos: vec![5], ..fake(0) }, EngineConfig::default());
+    let run = |change: fn(&mut SamplingParams)| {
+        let mut request = request(&[2], 6);
+        change(&mut request.params);
+        let got = core.submit(request).expect("accepted").wait().expect("a completion");
+        (got.ids, got.finish)
+    };
+    assert_eq!(run(|_| ()), (vec![3, 4], FinishReason::Stop));
+    // After 4 comes 5 with logit 9 and all others have 0: with 5 out of reach the lowest id.
+    let (ids, finish) = run(|p| p.min_tokens = 4);
+    assert_eq!((&ids[..4], finish), (&[3, 4, 0, 1][..], FinishReason::Length));
+    assert_eq!(ids.len(), 6);
+    assert_eq!(run(|p| p.stop_ids = vec![4]), (vec![3], FinishReason::Stop));
+    let on = run(|p| (p.ignore_eos, p.stop_ids) = (true, vec![6]));
+    assert_eq!(on, (vec![3, 4, 5], FinishReason::Stop), "stop ids end it even so");
+    assert_eq!(run(|p| p.logit_bias = vec![(9, 50.0)]).0, [9; 6]);
+    // 9 has 10 against the 9 of what follows; once it was taken, 8.
+    let (ids, _) = run(|p| (p.logit_bias, p.frequency_penalty) = (vec![(9, 10.0)], 2.0));
+    assert_eq!(ids[..2], [9, 10], "a penalty takes the bias away");
+}
+
+#[test]
+fn latencies_are_noted_where_they_happen() {
+    let core = start(&fake(5), EngineConfig { max_running: 1, ..EngineConfig::default() });
+    let all = [submit(&core, &[1, 2], 3), submit(&core, &[1], 3)];
+    all.into_iter().for_each(|g| assert_eq!(ids(g).len(), 3));
+    let l = core.shared.latency().clone();
+    let counts = [&l.queue, &l.first_token, &l.whole, &l.inter_token, &l.per_token].map(|h| h.count());
+    assert_eq!(counts, [2, 2, 2, 4, 2]);
+    assert_eq!((l.prompt_tokens.sum(), l.generated_tokens.sum(), l.step_tokens.sum()), (3.0, 6.0, 9.0));
+    assert!(l.queue.sum() >= 0.015, "the second waited for three steps of the first: {}", l.queue.sum());
+    assert!(l.whole.sum() >= l.first_token.sum() + 4.0 * 0.005);
+    let p50 = l.recent_inter_token.quantile(0.5).expect("tokens");
+    assert!(p50 >= 0.005, "{p50}");
+    assert_eq!(core.shared.stats().finished_by_length, 2);
 }

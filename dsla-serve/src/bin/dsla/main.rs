@@ -10,7 +10,11 @@ mod generate;
 mod info;
 mod layer;
 mod out;
+#[cfg(feature = "http")]
+mod replay;
 mod sensitivity;
+#[cfg(feature = "http")]
+mod serve;
 
 use clap::{Parser, Subcommand};
 
@@ -43,6 +47,15 @@ enum Command {
     Bench(bench::Bench),
     /// The main job in front of you.
     Demo(demo::Demo),
+    /// Serve the model over HTTP, as OpenAI's API.
+    #[cfg(feature = "http")]
+    Serve(serve::Serve),
+    /// Send a trace of requests to a running server and report latencies and throughput.
+    #[cfg(feature = "http")]
+    Replay(replay::Replay),
+    /// Draw a trace of requests for `replay`.
+    #[cfg(feature = "http")]
+    Trace(replay::Trace),
     /// Run one paper-form layer on tensors from a file.
     Layer(layer::Layer),
 }
@@ -71,6 +84,12 @@ fn main() {
         Command::Ablate(c) => c.run(),
         Command::Bench(c) => c.run(),
         Command::Demo(c) => c.run(),
+        #[cfg(feature = "http")]
+        Command::Serve(c) => c.run(),
+        #[cfg(feature = "http")]
+        Command::Replay(c) => c.run(),
+        #[cfg(feature = "http")]
+        Command::Trace(c) => c.run(),
         Command::Layer(c) => c.run(),
     };
     if let Err(e) = result {

@@ -1,0 +1,230 @@
+//! What a replay measured: percentiles as a client saw them.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+/// One request. Times count from when it was due: a generator that falls behind must not make the server look fast.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// How late it was sent.
+    pub lag: Duration,
+    pub first: Option<Duration>,
+    pub last: Duration,
+    /// When chunks came, since the start of the replay.
+    pub chunks: Vec<Duration>,
+    pub prompt: usize,
+    pub generated: usize,
+    /// Share of layers converted, where the server says it.
+    pub rate: Option<f64>,
+    /// The server said that it ended by itself.
+    pub finished: bool,
+    pub error: Option<String>,
+}
+
+pub struct Report {
+    model: String,
+    outcomes: Vec<Outcome>,
+    took: Duration,
+    /// Requests shortened to the context.
+    cut: usize,
+}
+
+/// Sorted values.
+struct Spread(Vec<f64>);
+
+impl Spread {
+    fn new(values: impl Iterator<Item = f64>) -> Spread {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        Spread(values)
+    }
+
+    /// Nearest rank; `None` without values.
+    fn at(&self, q: f64) -> Option<f64> {
+        let rank = (q * self.0.len() as f64).ceil() as usize;
+        self.0.get(rank.max(1) - 1).copied()
+    }
+
+    fn mean(&self) -> Option<f64> {
+        (!self.0.is_empty()).then(|| self.0.iter().sum::<f64>() / self.0.len() as f64)
+    }
+
+    fn json(&self) -> Value {
+        json!({"mean": self.mean(), "p50": self.at(0.5), "p90": self.at(0.9), "p99": self.at(0.99), "max": self.at(1.0)})
+    }
+}
+
+impl Report {
+    pub fn new(model: String, outcomes: Vec<Outcome>, took: Duration, cut: usize) -> Report {
+        Report { model, outcomes, took, cut }
+    }
+
+    pub fn sent(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    pub fn completed(&self) -> usize {
+        self.good().count()
+    }
+
+    fn good(&self) -> impl Iterator<Item = &Outcome> {
+        self.outcomes.iter().filter(|o| o.error.is_none())
+    }
+
+    fn failures(&self) -> BTreeMap<&str, usize> {
+        let mut out = BTreeMap::new();
+        self.outcomes.iter().filter_map(|o| o.error.as_deref()).for_each(|e| *out.entry(e).or_default() += 1);
+        out
+    }
+
+    /// Errors and how often they came, in a line.
+    pub fn errors(&self) -> String {
+        let each = self.failures().into_iter().map(|(e, n)| format!("{n} x {e}"));
+        each.collect::<Vec<_>>().join("; ")
+    }
+
+    fn ms(&self, of: impl Fn(&Outcome) -> Option<Duration>) -> Spread {
+        Spread::new(self.good().filter_map(of).map(|t| t.as_secs_f64() * 1e3))
+    }
+
+    fn first(&self) -> Spread {
+        self.ms(|o| o.first)
+    }
+
+    /// Mean time per token after the first, of each request with two or more.
+    fn per_token(&self) -> Spread {
+        self.ms(|o| {
+            let steps = u32::try_from(o.generated.checked_sub(1)?).ok().filter(|&n| n > 0)?;
+            Some(o.last.saturating_sub(o.first?) / steps)
+        })
+    }
+
+    /// Chunks that came in each whole second: tokens, but for those that complete no text.
+    fn each_second(&self) -> Spread {
+        let mut seconds = vec![0.0; self.took.as_secs() as usize];
+        for at in self.outcomes.iter().flat_map(|o| &o.chunks) {
+            if let Some(n) = seconds.get_mut(at.as_secs() as usize) {
+                *n += 1.0;
+            }
+        }
+        Spread::new(seconds.into_iter())
+    }
+
+    fn tokens(&self) -> (usize, usize) {
+        self.good().fold((0, 0), |(p, g), o| (p + o.prompt, g + o.generated))
+    }
+
+    pub fn json(&self) -> Value {
+        let seconds = self.took.as_secs_f64();
+        let (prompt, generated) = self.tokens();
+        let rates = Spread::new(self.good().filter_map(|o| o.rate));
+        let each_second = self.each_second();
+        json!({
+            "model": self.model,
+            "seconds": seconds,
+            "requests": {"sent": self.sent(), "completed": self.completed(), "shortened": self.cut},
+            "errors": self.failures(),
+            "prompt_tokens": prompt,
+            "generated_tokens": generated,
+            "ttft_ms": self.first().json(),
+            "tpot_ms": self.per_token().json(),
+            "e2e_ms": self.ms(|o| Some(o.last)).json(),
+            "throughput": {
+                "requests_s": self.completed() as f64 / seconds,
+                "generated_tok_s": generated as f64 / seconds,
+                "total_tok_s": (prompt + generated) as f64 / seconds,
+                "chunks_in_a_second": {"p50": each_second.at(0.5), "p99": each_second.at(0.99)},
+            },
+            "converted_rate": {"mean": rates.mean(), "max": rates.at(1.0)},
+            "generator_lag_ms": Spread::new(self.outcomes.iter().map(|o| o.lag.as_secs_f64() * 1e3)).json(),
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (prompt, generated) = self.tokens();
+        let seconds = self.took.as_secs_f64();
+        writeln!(f, "{}: {} of {} requests in {seconds:.1} s", self.model, self.completed(), self.sent())?;
+        if self.cut > 0 {
+            writeln!(f, "{} were shortened to the context", self.cut)?;
+        }
+        if self.completed() < self.sent() {
+            writeln!(f, "failed: {}", self.errors())?;
+        }
+        let per_second = |n: usize| n as f64 / seconds;
+        writeln!(
+            f,
+            "{prompt} prompt tokens, {generated} generated: {:.1} tok/s generated, {:.1} in all",
+            per_second(generated),
+            per_second(prompt + generated)
+        )?;
+        writeln!(f, "{:22} {:>10} {:>10} {:>10} {:>10}", "", "mean", "p50", "p90", "p99")?;
+        let each_second = self.each_second();
+        let rows = [
+            ("first token, ms", self.first()),
+            ("per output token, ms", self.per_token()),
+            ("whole request, ms", self.ms(|o| Some(o.last))),
+            ("chunks in a second", each_second),
+            ("share converted", Spread::new(self.good().filter_map(|o| o.rate))),
+        ];
+        for (name, spread) in rows {
+            write!(f, "{name:22}")?;
+            for x in [spread.mean(), spread.at(0.5), spread.at(0.9), spread.at(0.99)] {
+                write!(f, " {:>10}", x.map_or("-".into(), |x| format!("{x:.2}")))?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn numbers_of_a_small_replay() {
+        let good = |first: u64, generated: usize| Outcome {
+            first: Some(ms(first)),
+            last: ms(first + 100),
+            chunks: vec![ms(first); generated],
+            prompt: 10,
+            generated,
+            rate: Some(0.5),
+            finished: true,
+            ..Outcome::default()
+        };
+        let failed = Outcome { error: Some("status 429".into()), ..Outcome::default() };
+        let outcomes = vec![good(100, 11), good(300, 1), good(1200, 5), failed.clone(), failed];
+        let got = Report::new("m".into(), outcomes, ms(2000), 0).json();
+        assert_eq!(got["requests"], json!({"sent": 5, "completed": 3, "shortened": 0}));
+        assert_eq!(got["errors"], json!({"status 429": 2}));
+        assert_eq!((&got["ttft_ms"]["p50"], &got["ttft_ms"]["p99"]), (&json!(300.0), &json!(1200.0)));
+        // 100 ms over 10 and over 4 tokens; a single token has no time per further one.
+        assert_eq!((&got["tpot_ms"]["p50"], &got["tpot_ms"]["max"]), (&json!(10.0), &json!(25.0)));
+        assert_eq!((&got["prompt_tokens"], &got["generated_tokens"]), (&json!(30), &json!(17)));
+        assert_eq!(got["throughput"]["generated_tok_s"], 8.5);
+        assert_eq!(got["throughput"]["chunks_in_a_second"], json!({"p50": 5.0, "p99": 12.0}));
+        assert_eq!(got["converted_rate"], json!({"mean": 0.5, "max": 0.5}));
+    }
+
+    #[test]
+    fn nothing_came_back() {
+        let report = Report::new(
+            "m".into(),
+            vec![Outcome { error: Some("x".into()), ..Outcome::default() }],
+            ms(5),
+            0,
+        );
+        assert_eq!((report.completed(), report.errors()), (0, "1 x x".into()));
+        assert_eq!(report.json()["ttft_ms"]["p50"], Value::Null);
+        assert!(report.to_string().contains("failed: 1 x x"));
+    }
+}
