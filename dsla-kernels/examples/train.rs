@@ -131,12 +131,14 @@ fn dual_state(report: &Report, t: usize, random: &mut dyn FnMut(&[usize]) -> Ten
     let (mut s, mut z) = (zeros(&[2, G, F, D]), zeros(&[2, G, F]));
     let (s0, z0) = (s.clone(), z.clone());
     let (mut den, mut peak, mut out) = (zeros(&[t, H]), zeros(&[t, H]), zeros(&[t, H, D]));
-    // Per query head and token, multiply-adds: inside a chunk half its keys, then the window, then both states.
-    let (near, window, read) = (CHUNK / 2, W + SINKS, 2 * F * D);
-    // Per kv head and token: both states written.
+    // Multiply-adds per query head and token that reads the states: half the keys of its chunk, both states.
+    let (near, read) = (CHUNK / 2, 2 * F * D);
+    // Per kv head and token that enters the states: both written.
     let write = 2 * F * D;
-    let flops = |per_head: usize, per_kv: usize| 2.0 * (t * (H * per_head + G * per_kv)) as f64;
-    report.line("dsla forward", flops(near * (F + D) + 2 * window * D + read, write), 0.0, || {
+    // Of `products` in the window.
+    let window = |products: usize| 2.0 * (products * t * H * (W + SINKS) * D) as f64;
+    let flops = |per_head: usize, per_kv: usize| 2.0 * (l * (H * per_head + G * per_kv)) as f64;
+    report.line("dsla forward", flops(near * (F + D) + read, write) + window(2), 0.0, || {
         let state = dsla::State { s: s.view_mut(), z: z.view_mut() };
         let saved = dsla::Saved { den: den.view_mut(), peak: peak.view_mut() };
         dsla::forward(&args, state, Some(saved), out.view_mut())
@@ -154,12 +156,10 @@ fn dual_state(report: &Report, t: usize, random: &mut dyn FnMut(&[usize]) -> Ten
     ];
     // dA, the scores, d phi_q and d phi_k; the states' gradients read and written; the states made again.
     let (head, kv) = (near * (D + 3 * F) + 2 * read, 2 * write);
-    for (name, head, kv, with) in [
-        ("dsla backward", head, kv, false),
-        // Values inside a chunk, the window's five products; values from the states.
-        ("dsla backward with q, k, v", head + near * D + 5 * window * D, kv + write, true),
-    ] {
-        report.line(name, flops(head, kv), 0.0, || {
+    // The window's five products, values inside a chunk, values from the states.
+    let more = window(5) + flops(near * D, write);
+    for (name, more, with) in [("dsla backward", 0.0, false), ("dsla backward with q, k, v", more, true)] {
+        report.line(name, flops(head, kv) + more, 0.0, || {
             (s, z) = (s0.clone(), z0.clone());
             let grads = dsla::Grads {
                 phi_q: d_phi_q.view_mut(),

@@ -1,13 +1,12 @@
 //! The chunked forward pass: states at chunk borders first, then every chunk and every tile of the window in parallel.
 
-use super::chunk::{Chunk, Linear, States, chunk_len, decay_matrix, pairwise, scale_queries};
-use super::{Args, Dims, Normalizer, step};
+use super::chunk::{Chunk, Linear, States, chunk_len};
+use super::{Args, Dims, Normalizer, read, step};
 use crate::gemm::{Into, gemm, rows};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
-use crate::simd::lanes::tree;
-use crate::simd::{exp, madd};
-use crate::vec::{dot, dot_lanes, exp_sub_sum, head_rows, max, transpose};
+use crate::simd::madd;
+use crate::vec::{dot, exp_sub_sum, head_rows, max, transpose};
 use crate::{Slice, View, multiversion};
 
 /// Added to the normaliser.
@@ -65,10 +64,8 @@ pub fn forward(
         let states = States::forward(&lin, n, first, count, s, z);
         let (op, dp) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
         par::for_each(count * n.g, |task| {
-            let (at, g) = (task / n.g, task % n.g);
-            let a = (first + at) * len;
-            let chunk = Chunk::load(&lin, n, g, a, len.min(n.l - a));
-            read_chunk(&lin, n, g, &chunk, &states, at, op, dp);
+            let into = read::Into { out: op, den: dp };
+            read::chunk(&lin, n, task % n.g, first + task / n.g, &states, task / n.g, into);
         });
         states.copy_out(n, count, s, z);
     }
@@ -92,124 +89,6 @@ pub fn fold(phi_k: View, v: View, log_decay: View, n: Dims, s: &mut [f32], z: &m
             Chunk::load(&lin, n, j % n.g, a, len.min(n.l - a)).advance(n, j / n.g, s, z);
         }
     });
-}
-
-/// num and den of the queries that read chunk `at` and the states before it; written to out and den.
-fn read_chunk(x: &Linear, n: Dims, g: usize, chunk: &Chunk, states: &States, at: usize, out: SendPtr<f32>, den: SendPtr<f32>) {
-    let (len, group) = (chunk.len, n.h / n.g);
-    let scores = Scores::new(n, chunk);
-    let scratch = Host::<f32>::scratch;
-    let (mut a, mut num, mut part) = (scratch(len * len), scratch(len * n.d), scratch(len * n.d));
-    let (mut q, mut scaled, mut sums) = (scratch(len * n.f), scratch(len * n.f), scratch(len));
-    for h in g * group..(g + 1) * group {
-        let gamma = [x.gamma[h], x.gamma[n.h + h]];
-        for (r, q) in q.chunks_exact_mut(n.f).enumerate() {
-            q.copy_from_slice(&x.phi_q[((n.lag() + chunk.a + r) * n.h + h) * n.f..][..n.f]);
-        }
-        scores.weights(n, chunk, &q, n.f, gamma, &mut a);
-        gemm(Into::Store, len, n.d, len, rows(&a, len), &chunk.v, n.d, &mut num, n.d);
-        row_sums(&a, &mut sums);
-        for i in 0..2 {
-            let (s, z) = (states.s(n, i, g, at), states.z(n, i, g, at));
-            if n.e == 1 {
-                // One decay per row: it scales what the row reads, which is half as wide as the row.
-                gemm(Into::Store, len, n.d, n.f, rows(&q, n.f), s, n.d, &mut part, n.d);
-                add_decayed(&q, z, &chunk.c[i], gamma[i], &part, &mut num, &mut sums);
-            } else {
-                scale_queries(&q, n.f, &chunk.c[i], gamma[i], n.f, n.e, &mut scaled);
-                gemm(Into::Add, len, n.d, n.f, rows(&scaled, n.f), s, n.d, &mut num, n.d);
-                for (sum, row) in sums.iter_mut().zip(scaled.chunks_exact(n.f)) {
-                    *sum += dot(row, z);
-                }
-            }
-        }
-        for r in 0..len {
-            let row = (n.lag() + chunk.a + r) * n.h + h;
-            // SAFETY: (query, head) rows belong to this (chunk, kv head) task alone.
-            unsafe {
-                std::slice::from_raw_parts_mut(out.get().add(row * n.d), n.d).copy_from_slice(&num[r * n.d..(r + 1) * n.d]);
-                *den.get().add(row) = sums[r];
-            }
-        }
-    }
-}
-
-multiversion! {
-    /// Per row: num += gamma e^c part, sums += gamma e^c q z. One decay per row.
-    fn add_decayed<const FMA: bool>(q: &[f32], z: &[f32], c: &[f64], gamma: f32, part: &[f32], num: &mut [f32], sums: &mut [f32]) {
-        let (f, d) = (z.len(), part.len() / sums.len());
-        for (r, sum) in sums.iter_mut().enumerate() {
-            let w = exp::<FMA>(c[r] as f32) * gamma;
-            for (o, p) in num[r * d..(r + 1) * d].iter_mut().zip(&part[r * d..(r + 1) * d]) {
-                *o = madd::<FMA>(w, *p, *o);
-            }
-            *sum = madd::<FMA>(w, dot_lanes::<FMA>(&q[r * f..(r + 1) * f], z), *sum);
-        }
-    }
-}
-
-multiversion! {
-    /// The sum of every row of a square.
-    fn row_sums<const FMA: bool>(a: &[f32], sums: &mut [f32]) {
-        let _ = FMA;
-        let width = a.len() / sums.len();
-        for (row, sum) in a.chunks_exact(width).zip(sums) {
-            let mut lanes = [0.0f32; 16];
-            let chunks = row.chunks_exact(16);
-            let tail: f32 = chunks.remainder().iter().sum();
-            for c in chunks {
-                (0..16).for_each(|l| lanes[l] += c[l]);
-            }
-            *sum = tree(lanes) + tail;
-        }
-    }
-}
-
-multiversion! {
-    /// a *= gamma_1 e_1 + gamma_2 e_2.
-    fn decay_scores<const FMA: bool>(a: &mut [f32], e: [&[f32]; 2], gamma: [f32; 2]) {
-        for ((a, e0), e1) in a.iter_mut().zip(e[0]).zip(e[1]) {
-            *a *= madd::<FMA>(gamma[0], *e0, gamma[1] * e1);
-        }
-    }
-}
-
-/// What turns queries into weights inside a chunk, shared by the heads of a group.
-pub struct Scores {
-    /// phi_k transposed [F, len]
-    pub kt: Host<f32>,
-    /// Decay matrices per state [len, len]; empty with vector decays.
-    pub e: [Host<f32>; 2],
-}
-
-impl Scores {
-    pub fn new(n: Dims, chunk: &Chunk) -> Scores {
-        let len = chunk.len;
-        // (Vector decays need neither.)
-        let of = |size: usize| Host::<f32>::scratch(if n.e == 1 { size } else { 0 });
-        let (mut kt, mut e) = (of(n.f * len), [of(len * len), of(len * len)]);
-        if n.e == 1 {
-            transpose(&chunk.k, n.f, len, n.f, &mut kt, len);
-            for i in 0..2 {
-                decay_matrix(&chunk.c[i], &mut e[i], len);
-            }
-        }
-        Scores { kt, e }
-    }
-
-    /// a [len, len] = (phi_q phi_k^T) . (gamma_1 E_1 + gamma_2 E_2): one product serves both states.
-    pub fn weights(&self, n: Dims, chunk: &Chunk, q: &[f32], ld: usize, gamma: [f32; 2], a: &mut [f32]) {
-        let len = chunk.len;
-        if n.e == 1 {
-            gemm(Into::Store, len, len, n.f, rows(q, ld), &self.kt, len, a, len);
-            decay_scores(a, [&self.e[0], &self.e[1]], gamma);
-        } else {
-            a.fill(0.0);
-            for i in 0..2 {
-                pairwise(q, ld, &chunk.k, &chunk.c[i], gamma[i], n.f, a);
-            }
-        }
-    }
 }
 
 /// One tile of queries of one kv head against the sinks and its window's keys.

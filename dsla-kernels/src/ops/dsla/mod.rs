@@ -25,7 +25,9 @@ pub mod cases;
 mod chunk;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+mod keys;
 pub mod naive;
+mod read;
 mod step;
 
 pub use batch::{BatchArgs, BatchDims, Place, Pool, decode_batch};

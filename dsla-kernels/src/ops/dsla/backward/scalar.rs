@@ -1,16 +1,16 @@
 //! Chunks under scalar decays, as matrix products over all heads of a kv head at once.
 //!
 //! The normaliser is one more column of values, all ones, and w one more column of u: states are [D + 1, F] here (transposed,
-//! z their last row), and every sum over u and v has the normaliser's part in it. Queries come in blocks of 16 positions, in
-//! a block head by head, so that a block needs the keys up to its last position only: 5/8 of the square instead of all of it.
+//! z their last row), and every sum over u and v has the normaliser's part in it.
 
-use super::sweep::{BLOCK, Borders, Keys, Queries, sweep};
+use super::sweep::{Borders, Queries, sweep};
 use super::{Forward, Out, Rows};
 use crate::gemm::{Into, gemm, panels, product_panels, rows, transposed};
 use crate::host::Host;
 use crate::multiversion;
 use crate::ops::dsla::Dims;
 use crate::ops::dsla::chunk::{CHUNK, Linear, decay_matrix};
+use crate::ops::dsla::keys::{BLOCK, Keys};
 use crate::par;
 use crate::simd::lanes::tree;
 use crate::simd::madd;
