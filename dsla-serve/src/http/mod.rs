@@ -59,7 +59,7 @@ use tokio::sync::Semaphore;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// How the server presents itself and what it accepts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The model's name in `/v1/models`, and the one that requests may name.
     pub model_name: String,
@@ -73,6 +73,15 @@ impl Options {
     /// No key, default limits.
     pub fn new(model_name: impl Into<String>) -> Options {
         Options { model_name: model_name.into(), api_key: None, limits: Limits::default() }
+    }
+}
+
+/// Without the key: what is printed ends up in logs.
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut s = f.debug_struct("Options");
+        s.field("model_name", &self.model_name).field("api_key", &self.api_key.as_ref().map(|_| "..."));
+        s.field("limits", &self.limits).finish()
     }
 }
 
@@ -308,7 +317,14 @@ async fn generate(
 
 #[cfg(test)]
 mod tests {
-    use super::same;
+    use super::{Options, same};
+
+    #[test]
+    fn a_key_is_not_printed() {
+        let options = Options { api_key: Some("sesame".into()), ..Options::new("tiny") };
+        let text = format!("{options:?}");
+        assert!(text.contains("tiny") && !text.contains("sesame"), "{text}");
+    }
 
     #[test]
     fn keys() {

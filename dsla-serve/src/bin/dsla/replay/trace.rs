@@ -119,7 +119,7 @@ fn parse(text: &str) -> Result<Vec<Arrival>> {
     Ok(out)
 }
 
-/// Seconds since some fixed moment: of a date with a time, or a plain number.
+/// Seconds of a date with a time, or a plain number.
 fn seconds(text: &str) -> Option<f64> {
     if let Ok(seconds) = text.parse::<f64>() {
         return seconds.is_finite().then_some(seconds);
@@ -138,7 +138,8 @@ fn seconds(text: &str) -> Option<f64> {
     // Days since 1 March of year 0: years then end with February, so a leap day is the last.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 + day;
-    Some(days as f64 * 86_400.0 + hour * 3600.0 + minute * 60.0 + second)
+    // From 1970: of larger numbers an f64 would not hold the microseconds.
+    Some((days - 719_469) as f64 * 86_400.0 + hour * 3600.0 + minute * 60.0 + second)
 }
 
 /// A trace as such a file. Times are seconds, which [`read`] takes, too.
