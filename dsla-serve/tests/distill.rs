@@ -1,19 +1,11 @@
 //! `dsla distill` and `dsla ablate` on the real model, small.
 
+mod calls;
+
+use calls::{json, refused};
 use std::path::Path;
-use std::process::{Command, Output};
 
 const MODEL: &str = "smollm2-135m-instruct";
-
-fn dsla(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dsla")).args(args).output().unwrap()
-}
-
-fn json(args: &[&str]) -> serde_json::Value {
-    let out = dsla(args);
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"))
-}
 
 /// All stages on a file and on the teacher's own text, two layers with changes of their projections; what comes out
 /// generates, and a finished run that is resumed ends as it ended.
@@ -69,12 +61,7 @@ fn what_cannot_be_is_refused_in_one_line() {
     ] {
         let mut args = vec!["distill", MODEL, "--out", &out];
         args.extend(&more);
-        let result = dsla(&args);
-        let line = String::from_utf8_lossy(&result.stderr).into_owned();
-        assert_eq!(result.status.code(), Some(1), "{args:?}: {line}");
-        let errors: Vec<_> = line.lines().filter(|l| l.starts_with("error: ")).collect();
-        assert!(errors.len() == 1 && errors[0].contains(word), "{args:?}: {line}");
+        refused(&args, &[word]);
     }
-    let result = dsla(&["ablate", MODEL, "--text", &text, "--out", &out, "--only", "colour"]);
-    assert!(String::from_utf8_lossy(&result.stderr).contains("--only: got colour"));
+    refused(&["ablate", MODEL, "--text", &text, "--out", &out, "--only", "colour"], &["--only: got colour"]);
 }

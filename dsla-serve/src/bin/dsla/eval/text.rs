@@ -110,7 +110,10 @@ pub fn kl(model: &Model, plans: &[Plan], windows: &[&[u32]], page: &mut Page) ->
         };
         let panels = [
             Panel { title: "KL, nats per token, by converted layers".into(), lines: line(|d| d.kl) },
-            Panel { title: "perplexity".into(), lines: line(|d| d.ppl) },
+            Panel {
+                title: "perplexity over the teacher's, minus 1".into(),
+                lines: line(|d| (d.ppl / d.teacher_ppl - 1.0).max(0.0)),
+            },
         ];
         page.chart(&["hybrid"], "layers", &panels);
     }
