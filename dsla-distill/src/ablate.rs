@@ -176,7 +176,8 @@ pub fn ablate(
         let some = s.layers.iter().flatten().next();
         let (state_bytes, parameters) = some.map_or((0, 0), |l| (read_bytes(model, l), l.params.count()));
         (adapter.layers, adapter.order) = (s.layers, layers.to_vec());
-        let d = divergence(&model.clone().with_adapter_value(adapter)?, &plan, &held_out, |_, _| {})?.remove(0);
+        let d =
+            divergence(&model.clone().with_adapter_value(adapter)?, &plan, &held_out, |_, _| {})?.remove(0);
         outcomes.push(Outcome {
             group: v.group,
             name: v.name,

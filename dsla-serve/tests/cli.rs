@@ -2,9 +2,9 @@
 
 mod calls;
 
+use calls::{dsla, fixture, json, refused, write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use calls::{dsla, fixture, json, refused, write};
 
 #[test]
 fn generate_by_ids_without_a_tokenizer() {

@@ -2,8 +2,8 @@
 
 mod calls;
 
-use std::path::Path;
 use calls::{dsla, json, refused, write};
+use std::path::Path;
 
 const MODEL: &str = "smollm2-135m-instruct";
 

@@ -21,7 +21,8 @@ fn every_stage_on_a_text_and_on_the_teachers_own() {
     args.extend(options.split_whitespace());
     let first = json(&args);
     assert_eq!(first["training"]["tokens"], 1024 + 512);
-    let mut order: Vec<u64> = first["order"].as_array().unwrap().iter().map(|l| l.as_u64().unwrap()).collect();
+    let mut order: Vec<u64> =
+        first["order"].as_array().unwrap().iter().map(|l| l.as_u64().unwrap()).collect();
     order.sort();
     assert_eq!(order, [13, 27]);
     assert_eq!(first["quality"].as_array().unwrap().len(), 3);
@@ -40,7 +41,16 @@ fn every_stage_on_a_text_and_on_the_teachers_own() {
     args.push("--resume");
     assert_eq!(json(&args)["quality"], first["quality"]);
     let said = json(&[
-        "generate", MODEL, "--adapter", &out, "--rate", "1", "--prompt", "The sky is", "--max-tokens", "4",
+        "generate",
+        MODEL,
+        "--adapter",
+        &out,
+        "--rate",
+        "1",
+        "--prompt",
+        "The sky is",
+        "--max-tokens",
+        "4",
         "--json",
     ]);
     assert_eq!(said["ids"].as_array().unwrap().len(), 4);

@@ -8,8 +8,10 @@ use dsla_model::core::kernels::ops::linear::{self, Into, Packed};
 use dsla_model::core::kernels::{Tensor, par, simd};
 use dsla_model::{DType, Model, Plan, Sequence, Step, Want, WeightFormat};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::time::Instant;
 
+mod growth;
 mod jobs;
 
 #[derive(Args)]
@@ -28,6 +30,16 @@ pub struct Bench {
     /// Tokens to decode per sequence.
     #[arg(long, default_value_t = 32)]
     tokens: usize,
+    /// Sweep contexts (512, doubling to 65,536), batches (1 to 32), rates and threads, one at a time, and fit exponents;
+    /// --context and --batch do not matter, --rate says which shares contexts and batches are swept at.
+    #[arg(long, conflicts_with = "jobs")]
+    growth: bool,
+    /// With --growth: contexts stop doubling where the next prefill would take longer than about this, seconds.
+    #[arg(long, default_value_t = 200.0)]
+    longest_s: f64,
+    /// With --growth: directory for growth.json and growth.svg.
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// One JSON object on stdout.
     #[arg(long)]
     json: bool,
@@ -55,8 +67,11 @@ impl Limits {
 
 impl Bench {
     pub fn run(self) -> Result<()> {
+        let start = Instant::now();
         let mut model = self.model.load()?;
-        let longest = self.context.iter().max().copied().unwrap_or(0) + self.tokens;
+        let load_s = start.elapsed().as_secs_f64();
+        let context = if self.growth { Some(&65_536) } else { self.context.iter().max() };
+        let longest = context.copied().unwrap_or(0) + self.tokens + 1;
         if self.context.contains(&0) || self.batch.contains(&0) || self.tokens == 0 {
             bail!("bench: got a zero among --context, --batch, --tokens, want 1 or more");
         }
@@ -66,11 +81,14 @@ impl Bench {
         if self.jobs {
             return jobs::serve(&model, &self.model.dtype, &limits(model.format())?.json(&model));
         }
+        if self.growth {
+            return self.grow(&model, &limits(model.format())?);
+        }
         let plans = self.rate.iter().map(|&r| plan_at(&model, r)).collect::<Result<Vec<_>>>()?;
         let limits = limits(model.format())?;
         if !self.json {
             println!(
-                "{} threads, {:?}: {:.0} GFLOP/s in {} products, {:.1} GB/s read",
+                "loaded in {load_s:.2} s; {} threads, {:?}: {:.0} GFLOP/s in {} products, {:.1} GB/s read",
                 par::threads(),
                 simd::level(),
                 limits.flops / 1e9,
@@ -105,7 +123,7 @@ impl Bench {
             }
         }
         if self.json {
-            out::json(&json!({"machine": limits.json(&model), "rows": rows}));
+            out::json(&json!({"machine": limits.json(&model), "load_s": load_s, "rows": rows}));
         }
         Ok(())
     }
