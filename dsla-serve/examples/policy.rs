@@ -1,4 +1,4 @@
-//! A policy of one's own: half of what the guard allows as soon as anybody waits, nothing when nobody does.
+//! A policy of one's own: half of the layers as soon as anybody waits, none when nobody does.
 //! Run: cargo run --release -p dsla-serve --example policy -- dsla-model/adapters/smollm2-135m-instruct
 
 use dsla_model::{DType, Device, Model, hub};

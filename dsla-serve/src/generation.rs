@@ -82,7 +82,7 @@ pub struct Completion {
 }
 
 /// A running request: an iterator that blocks until the next event, and a [`Stream`] that does not, under any
-/// executor. Both end after the last event, which has `finish` set, or after an error. Dropping it cancels the request;
+/// executor (with `StreamExt` in scope say which `next` you mean). Both end after the last event, which has `finish` set, or after an error. Dropping it cancels the request;
 /// its memory is free by the next step.
 pub struct Generation {
     pub(crate) id: u64,

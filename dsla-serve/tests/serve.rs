@@ -177,11 +177,12 @@ fn a_replay_counts_what_the_server_did() {
     assert!(ms("tpot_ms", "p50") > 0.0 && ms("e2e_ms", "p50") >= ms("ttft_ms", "p50"));
     assert!(got["throughput"]["generated_tok_s"].as_f64().is_some_and(|x| x > 50.0), "{got}");
     assert_eq!(got["converted_rate"]["max"], 0.0);
-    let metrics = s.get("/metrics");
-    assert!(
-        metrics.contains(&format!("generation_tokens_total{{model_name=\"tiny\"}} {}", 10 * n)),
-        "{metrics}"
-    );
+    let counted = format!("generation_tokens_total{{model_name=\"tiny\"}} {}\n", 10 * n);
+    let end = Instant::now() + Duration::from_secs(20);
+    // A step is counted after its events are out.
+    while !s.get("/metrics").contains(&counted) {
+        assert!(Instant::now() < end, "no {counted} in {}", s.get("/metrics"));
+    }
     // A file; lengths beyond the context are shortened to it.
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("trace.csv");

@@ -159,6 +159,8 @@ class Checks:
         assert asyncio.run(run()) == [c.choices[0].message.content for c in alone], "a batch changes no text"
 
     def metrics(self):
+        # A step is counted after its events are out.
+        eventually("all ended", lambda: self.dsla()["load"]["running"] == 0)
         page = self.root.get("/metrics", cast_to=str)
         families = {f.name: f for f in text_string_to_metric_families(page)}
         for name, kind in [("num_requests_running", "gauge"), ("generation_tokens", "counter"), ("folds", "counter"),

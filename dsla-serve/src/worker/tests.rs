@@ -457,6 +457,8 @@ fn latencies_are_noted_where_they_happen() {
     let core = start(&fake(5), EngineConfig { max_running: 1, ..EngineConfig::default() });
     let all = [submit(&core, &[1, 2], 3), submit(&core, &[1], 3)];
     all.into_iter().for_each(|g| assert_eq!(ids(g).len(), 3));
+    // A step is counted after its events are out.
+    eventually("counted", || core.shared.stats().finished == 2);
     let l = core.shared.latency().clone();
     let counts = [&l.queue, &l.first_token, &l.whole, &l.inter_token, &l.per_token].map(|h| h.count());
     assert_eq!(counts, [2, 2, 2, 4, 2]);

@@ -1,7 +1,7 @@
 //! What the server says about itself.
 
 use super::client::{get, post};
-use super::{plain, serving};
+use super::{eventually, plain, serving};
 use dsla_serve::http::Options;
 use dsla_serve::{EngineConfig, Policy};
 use serde_json::{Value, json};
@@ -55,6 +55,8 @@ fn metrics_count_what_was_served() {
     let body = json!({"prompt": "hello w", "max_tokens": 10, "ignore_eos": true, "n": 2});
     assert_eq!(post(s.at, "/v1/completions", &body).status, 200);
     post(s.at, "/v1/completions", &json!({"prompt": 5})).refused(400, Some("prompt"));
+    // A step is counted after its events are out.
+    eventually("counted", || s.engine().stats().finished == 2);
     let page = get(s.at, "/metrics");
     assert_eq!(page.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let (values, types) = samples(&page.body);
@@ -105,6 +107,7 @@ fn the_state_of_conversion() {
         serving(Options::new("tiny"), EngineConfig { policy: Policy::Fixed(0.5), ..EngineConfig::default() });
     let body = json!({"prompt": "hello w", "max_tokens": 3, "ignore_eos": true});
     assert_eq!(post(s.at, "/v1/completions", &body).status, 200);
+    eventually("counted", || s.engine().stats().finished == 1);
     let got = get(s.at, "/v1/dsla").json();
     assert_eq!(got["policy"], "Fixed(0.5)");
     assert_eq!(
