@@ -1,6 +1,8 @@
 //! The CPU path: panels of 16 outputs in parallel, every output summed by one thread in one order.
 
-use super::pack::{Line, LineBf16, LineF32, Packed, Panels, Tiles};
+use super::pack::{Line, LineBf16, LineF32, Packed, Panels};
+#[cfg(target_arch = "x86_64")]
+use super::x86::Tiles;
 use super::Into;
 use crate::gemm::{self, gemm_raw, rows};
 use crate::par::{self, SendPtr};
@@ -12,6 +14,7 @@ use crate::host::Host;
 use std::ops::Deref;
 
 /// Rows of x per task: 256 rows of bf16 at K = 1536 are 768 KB, inside a core's L2.
+#[cfg(target_arch = "x86_64")]
 const ROWS: usize = 256;
 
 /// Rows of x that are worth widening a panel of bf16 for.
@@ -29,6 +32,7 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
     }
     let x = Operand::new(x, m, k, w);
     let rows = match x {
+        #[cfg(target_arch = "x86_64")]
         Operand::Tiles(_) => ROWS,
         // Whole register tiles of 12 and of 6 rows.
         Operand::Rows(..) => (L2 / (4 * k.max(1)) / 12 * 12).clamp(24, 192),
@@ -92,7 +96,7 @@ enum Operand<'a> {
     /// Rows of f32 (rounded as the weight's dtype asks), this many elements apart.
     Rows(Rounded<'a>, usize),
     /// Tiles of bf16 for instructions that multiply bf16.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    #[cfg(target_arch = "x86_64")]
     Tiles(Tiles),
 }
 

@@ -2,9 +2,7 @@
 
 use super::quant::{Blocks, Quant};
 use super::{OP, cuda};
-use crate::vec::narrow;
 use crate::{DType, Device, Error, Result, Slice, Tensor, View, bf16};
-use half::slice::HalfBitsSliceExt;
 
 /// One 64-byte line: 16 f32, or 16 columns by 2 consecutive k of bf16.
 #[derive(Clone, Copy)]
@@ -236,32 +234,5 @@ impl std::fmt::Debug for Packed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let format = self.quant().map_or(self.dtype().name(), Quant::name);
         write!(f, "Packed[{}, {}] {format}", self.n, self.k)
-    }
-}
-
-/// x [M, K] rounded to bf16 in tiles [M/16][K/32][16 rows][32 k], zero-padded: contiguous for AMX, and a broadcast
-/// of two consecutive k for the vector kernels.
-pub(super) struct Tiles {
-    pub lines: Vec<LineBf16>,
-    pub k_tiles: usize,
-}
-
-impl Tiles {
-    pub fn new(x: &[f32], m: usize, k: usize) -> Tiles {
-        let k_tiles = k.div_ceil(32);
-        let mut lines = vec![Line([0u16; 32]); m.div_ceil(16) * k_tiles * 16];
-        let per = if m >= 64 { k_tiles * 16 } else { lines.len() };
-        let fill = |t: usize, tiles: &mut [LineBf16]| {
-            let first = t * (per / (k_tiles * 16)) * 16;
-            for (q, line) in tiles.iter_mut().enumerate() {
-                let (row, col) = (first + q / (k_tiles * 16) * 16 + q % 16, q / 16 % k_tiles * 32);
-                if row < m {
-                    let len = 32.min(k - col);
-                    narrow(&x[row * k + col..row * k + col + len], line.0[..len].reinterpret_cast_mut());
-                }
-            }
-        };
-        crate::par::for_each_chunk(&mut lines, per, fill);
-        Tiles { lines, k_tiles }
     }
 }

@@ -1,7 +1,9 @@
 //! bf16 dot products: AVX-512 for few rows (decode), AMX tiles for many (prefill, training).
 
 use super::cpu::Sink;
-use super::pack::{LineBf16, Tiles};
+use super::pack::{Line, LineBf16};
+use crate::vec::narrow;
+use half::slice::HalfBitsSliceExt;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -219,4 +221,31 @@ pub(super) fn amx_block(t: &Tiles, lines: &[LineBf16], p0: usize, p1: usize, sin
     }
     // SAFETY: gives the tile registers back, so that context switches stay cheap.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
+}
+
+/// x [M, K] rounded to bf16 in tiles [M/16][K/32][16 rows][32 k], zero-padded: contiguous for AMX, and a broadcast
+/// of two consecutive k for the vector kernels.
+pub(super) struct Tiles {
+    pub lines: Vec<LineBf16>,
+    pub k_tiles: usize,
+}
+
+impl Tiles {
+    pub fn new(x: &[f32], m: usize, k: usize) -> Tiles {
+        let k_tiles = k.div_ceil(32);
+        let mut lines = vec![Line([0u16; 32]); m.div_ceil(16) * k_tiles * 16];
+        let per = if m >= 64 { k_tiles * 16 } else { lines.len() };
+        let fill = |t: usize, tiles: &mut [LineBf16]| {
+            let first = t * (per / (k_tiles * 16)) * 16;
+            for (q, line) in tiles.iter_mut().enumerate() {
+                let (row, col) = (first + q / (k_tiles * 16) * 16 + q % 16, q / 16 % k_tiles * 32);
+                if row < m {
+                    let len = 32.min(k - col);
+                    narrow(&x[row * k + col..row * k + col + len], line.0[..len].reinterpret_cast_mut());
+                }
+            }
+        };
+        crate::par::for_each_chunk(&mut lines, per, fill);
+        Tiles { lines, k_tiles }
+    }
 }
