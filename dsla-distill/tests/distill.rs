@@ -1,7 +1,9 @@
 //! Distillation on a small model: it learns, it repeats to the bit, and it survives being killed.
 
 use dsla_core::{DType, Device, Form};
-use dsla_distill::{Config, Corpus, Event, Metric, Stage, Training, ablate, distill, sensitivity, variants};
+use dsla_distill::{
+    Config, Corpus, Event, Metric, Stage, Training, ablate, distill, prefixes, sensitivity, variants,
+};
 use dsla_model::{Model, Plan};
 use std::path::Path;
 
@@ -144,7 +146,7 @@ fn every_metric_orders_every_layer_once() {
     let adapter = dsla_model::Adapter::init(&m, &config().form).unwrap();
     let hybrid = m.clone().with_adapter_value(adapter).unwrap();
     let tokens: Vec<u32> = (0..96).map(|i| i * 5 % 50).collect();
-    for name in ["greedy", "kl", "entropy", "entropy_desc", "depth", "uniform", "random"] {
+    for name in ["greedy", "kl", "entropy", "entropy_desc", "depth", "uniform", "random", "adapter"] {
         let metric: Metric = name.parse().unwrap();
         let mut s = sensitivity(&hybrid, metric, &[&tokens], |_, _| {}).unwrap();
         s.order.sort();
@@ -153,6 +155,9 @@ fn every_metric_orders_every_layer_once() {
     }
     assert!(sensitivity(&m, Metric::Greedy, &[&tokens], |_, _| {}).is_err(), "no adapter");
     assert!("best".parse::<Metric>().is_err());
+    let q = prefixes(&hybrid, &[1, 0], &[0, 2], &[&tokens], |_, _| {}).unwrap();
+    assert!(q[0].kl < 1e-9 && q[1].kl > 1e-6 && q[1].converted == 2 && q[1].tokens == 96, "{q:?}");
+    assert!(prefixes(&hybrid, &[1, 0], &[3], &[&tokens], |_, _| {}).is_err(), "the order has two");
 }
 
 /// On a model of two layers every form of the table is aligned; one state cannot beat two by much, and the paper's form
