@@ -6,6 +6,8 @@ use dsla_serve::{
     Completion, Engine, EngineConfig, Error, FinishReason, Policy, Request, SamplingParams, Threshold,
 };
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 fn fixture(name: &str) -> PathBuf {
@@ -98,6 +100,13 @@ fn the_same_tokens_as_the_readable_loop() {
     }
 }
 
+/// From a policy it holds the engine thread.
+fn wait_for(flag: &AtomicBool) {
+    while !flag.load(Ordering::Acquire) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn alone_or_in_a_batch_to_the_last_bit() {
     let lengths = [1, 90, 5, 40, 17];
@@ -113,11 +122,18 @@ fn alone_or_in_a_batch_to_the_last_bit() {
         assert_ne!(run(&one, prompt(3, 40), sampled(33, 4)).ids, alone[3].ids, "another seed");
         assert!(alone.iter().all(|c| c.usage.rate() == rate));
         for max_running in [5, 2] {
-            let batch = engine(&model, EngineConfig { max_running, ..config() });
+            let (there, layers) = (Arc::new(AtomicBool::new(false)), (rate * 2.0) as usize);
+            let waits = Arc::clone(&there);
+            let policy = Policy::custom(move |_, _| {
+                wait_for(&waits);
+                layers
+            });
+            let batch = engine(&model, EngineConfig { max_running, policy, ..config() });
             let reports = batch.subscribe();
             let request =
                 |n: usize| Request { prompt: prompt(n, lengths[n]), params: sampled(30 + n, n as u64) };
             let running: Vec<_> = (0..5).map(|n| batch.submit(request(n)).expect("accepted")).collect();
+            there.store(true, Ordering::Release);
             for (n, generation) in running.into_iter().enumerate() {
                 assert_eq!(generation.wait().expect("a completion"), alone[n], "request {n}, rate {rate}");
             }
@@ -133,22 +149,19 @@ fn alone_or_in_a_batch_to_the_last_bit() {
 #[test]
 fn a_running_sequence_is_folded_and_goes_on() {
     let model = adapted("tiny_tied");
-    let threshold = Threshold {
-        queued_requests: usize::MAX,
-        prompt_tokens: 100,
-        period: Duration::ZERO,
-        cooldown: Duration::ZERO,
-        max_rate: 1.0,
-        relax_prompt: 0.0,
-        step: 2,
-        ..Threshold::default()
-    };
-    let config = EngineConfig {
-        policy: Policy::Threshold(threshold),
-        max_folds_per_step: 1,
-        max_queue: 4,
-        ..EngineConfig::default()
-    };
+    // The engine would be done before this thread looks: its policy holds it until the second prompt is there.
+    let (held, there, mut looks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)), 0);
+    let (holds, waits) = (Arc::clone(&held), Arc::clone(&there));
+    let policy = Policy::custom(move |_, _| {
+        looks += 1;
+        if looks <= 20 {
+            return 0;
+        }
+        holds.store(true, Ordering::Release);
+        wait_for(&waits);
+        2
+    });
+    let config = EngineConfig { policy, max_folds_per_step: 1, max_queue: 4, ..EngineConfig::default() };
     let engine = engine(&model, config);
     let reports = engine.subscribe();
     let mut old =
@@ -161,7 +174,10 @@ fn a_running_sequence_is_folded_and_goes_on() {
         assert_eq!(event.usage.converted, 0);
         ids.extend(event.token);
     }
-    let new = run(&engine, prompt(1, 100), sampled(3, 0));
+    wait_for(&held);
+    let new = engine.submit(Request { prompt: prompt(1, 100), params: sampled(3, 0) }).expect("accepted");
+    there.store(true, Ordering::Release);
+    let new = new.wait().expect("a completion");
     assert_eq!(new.usage.converted, 2, "a new sequence starts at the target");
     let mut last = None;
     for event in old {
