@@ -76,6 +76,6 @@ pub fn html(metrics: &str, adapter: &Adapter) -> String {
     page
 }
 
-fn escape(s: &str) -> String {
+pub(crate) fn escape(s: &str) -> String {
     s.replace('&', "&amp;").replace('<', "&lt;")
 }

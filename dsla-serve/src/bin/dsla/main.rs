@@ -9,7 +9,9 @@ mod eval;
 mod generate;
 mod info;
 mod layer;
+mod mqar;
 mod out;
+mod states;
 
 use clap::{Parser, Subcommand};
 
@@ -38,6 +40,10 @@ enum Command {
     Distill(distill::Distill),
     /// Align many forms of the layer side by side and print what each is worth.
     Ablate(ablate::Ablate),
+    /// What the two states do on a text: shares of attention by distance, half-lives, norms.
+    States(states::States),
+    /// Train a small model on recall tasks, convert it, and ask every form at every distance.
+    Mqar(mqar::Mqar),
     /// Prefill and decode speed beside the machine's measured limits.
     Bench(bench::Bench),
     /// The main job in front of you.
@@ -68,6 +74,8 @@ fn main() {
         Command::Sensitivity(c) => c.run(),
         Command::Distill(c) => c.run(),
         Command::Ablate(c) => c.run(),
+        Command::States(c) => c.run(),
+        Command::Mqar(c) => c.run(),
         Command::Bench(c) => c.run(),
         Command::Demo(c) => c.run(),
         Command::Layer(c) => c.run(),
