@@ -9,7 +9,7 @@ use dsla_kernels::case::Rng;
 use dsla_model::{Adapter, Model, Plan};
 use std::path::Path;
 
-const VOCAB: Vocabulary = Vocabulary { keys: 4, values: 4 };
+const VOCAB: Vocabulary = Vocabulary { keys: 4, values: 4, fused: true };
 
 /// A model as it starts, and its task. One head: shares of a single row can then be compared.
 fn start(dir: &Path) -> (Model, Pretraining) {
@@ -20,7 +20,7 @@ fn start(dir: &Path) -> (Model, Pretraining) {
         heads: 1,
         kv_heads: 1,
         head_dim: 16,
-        vocab: VOCAB.len(),
+        vocab: VOCAB.size(),
         positions: 64,
         rope_theta: 10_000.0,
     };

@@ -6,7 +6,7 @@ use dsla_distill::pretrain::{BaseWeights, Pretraining, Sizes, pretrain, pretrain
 use dsla_kernels::case::Rng;
 use dsla_model::{Model, Plan, Step, Want};
 
-const VOCAB: Vocabulary = Vocabulary { keys: 4, values: 4 };
+const VOCAB: Vocabulary = Vocabulary { keys: 4, values: 4, fused: false };
 
 fn sizes() -> Sizes {
     Sizes {
@@ -95,7 +95,7 @@ fn a_tiny_model_learns_and_loads() {
 fn bad_settings_are_one_line() {
     let good = settings();
     let cases = [
-        Pretraining { vocab: Vocabulary { keys: 40, values: 4 }, ..good.clone() },
+        Pretraining { vocab: Vocabulary { keys: 40, ..VOCAB }, ..good.clone() },
         Pretraining { lengths: vec![128], ..good.clone() },
         Pretraining { lengths: vec![], ..good.clone() },
         Pretraining { lengths: vec![17], ..good.clone() },

@@ -36,9 +36,9 @@ pub struct Pretraining {
 impl Pretraining {
     fn check(&self, sizes: &Sizes) -> Result<()> {
         let bad = |arg, got: String, want: String| Err(Error::Argument { arg, got, want });
-        if self.vocab.len() > sizes.vocab {
+        if self.vocab.size() > sizes.vocab {
             let want = format!("at most the model's {}", sizes.vocab);
-            return bad("vocabulary", format!("{} ids", self.vocab.len()), want);
+            return bad("vocabulary", format!("{} ids", self.vocab.size()), want);
         }
         if self.lengths.is_empty() || self.lengths.iter().any(|l| *l > sizes.positions) {
             let want = format!("at least one, up to {} tokens", sizes.positions);

@@ -34,11 +34,14 @@ pub struct Mqar {
     #[arg(long, default_value_t = 256)]
     length: usize,
     /// Keys in a sequence of that length.
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 16)]
     pairs: usize,
     /// Different keys, and as many different values.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 16)]
     vocabulary: usize,
+    /// Bindings and questions of two tokens, as in the literature, instead of one: much slower to learn.
+    #[arg(long)]
+    two_tokens: bool,
     /// Layers of the model.
     #[arg(long, default_value_t = 2)]
     layers: usize,
@@ -125,7 +128,7 @@ impl Mqar {
     }
 
     fn settings(&self, task: Task, seed: u64) -> (Sizes, Pretraining) {
-        let vocab = Vocabulary { keys: self.vocabulary, values: self.vocabulary };
+        let vocab = Vocabulary { keys: self.vocabulary, values: self.vocabulary, fused: !self.two_tokens };
         let sizes = Sizes {
             layers: self.layers,
             hidden: self.hidden,
@@ -133,7 +136,7 @@ impl Mqar {
             heads: 2,
             kv_heads: 2,
             head_dim: 32,
-            vocab: vocab.len(),
+            vocab: vocab.size(),
             positions: self.length,
             rope_theta: 10_000.0,
         };
