@@ -69,14 +69,22 @@ pub struct Tape {
 }
 
 enum Mixer {
-    Softmax { q: Tensor, k: Tensor, v: Tensor, out: Tensor },
+    Softmax(Box<Exact>),
     Dsla(Box<Saved>),
+}
+
+/// What softmax attention saw, rotated, and said: [T, heads, D] each.
+struct Exact {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
 }
 
 impl Mixer {
     fn out(&self) -> &Tensor {
         match self {
-            Mixer::Softmax { out, .. } => out,
+            Mixer::Softmax(exact) => &exact.out,
             Mixer::Dsla(saved) => saved.out(),
         }
     }
@@ -114,7 +122,7 @@ impl Block<'_> {
                 let v = plain.v.to_dtype(net.dtype)?;
                 let mut out = net.empty(q.dims())?;
                 softmax_attention::forward(q.view(), k.view(), v.view(), out.view_mut())?;
-                Mixer::Softmax { q, k, v, out }
+                Mixer::Softmax(Box::new(Exact { q, k, v, out }))
             }
         };
         let mixed = mixer.out().view().reshape([t, width]);
@@ -242,7 +250,8 @@ impl Block<'_> {
                 normed = [dsla.backward_q(h.view(), d.q.view(), grads)?, d.hidden];
                 (d.q, d.k, d.v)
             }
-            (Mixer::Softmax { q, k, v, out }, _) => {
+            (Mixer::Softmax(exact), _) => {
+                let Exact { q, k, v, out } = exact.as_ref();
                 let (mut dq, mut dk, mut dv) =
                     (net.empty(q.dims())?, net.empty(k.dims())?, net.empty(v.dims())?);
                 softmax_attention::backward(
