@@ -113,6 +113,13 @@ impl RmsNorm {
         Ok(dx)
     }
 
+    /// [`RmsNorm::backward`], and the weight's gradient, added to `dw` [C].
+    pub fn backward_weight(&self, x: View, dy: View, dw: ViewMut) -> Result<Tensor> {
+        let mut dx = Tensor::empty_on(x.device(), x.shape(), DType::F32)?;
+        rms_norm::backward(x, self.weight.view(), self.eps, dy, dx.view_mut(), Some(dw))?;
+        Ok(dx)
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.weight.bytes()

@@ -6,6 +6,11 @@ use dsla_kernels::par;
 /// Distance bins: bin b holds distances in [2^(b-1), 2^b), bin 0 the token itself.
 pub const BINS: usize = 16;
 
+/// The bin of a distance.
+pub fn bin(distance: usize) -> usize {
+    ((usize::BITS - distance.leading_zeros()) as usize).min(BINS - 1)
+}
+
 /// Measurements of one layer, per query head.
 #[derive(Clone, Debug, Default)]
 pub struct LayerProbe {
@@ -53,11 +58,10 @@ pub fn probe(x: &Inputs, sinks: usize) -> LayerProbe {
                 if p > 0.0 {
                     entropy -= p * p.ln();
                 }
-                let distance = query - j;
                 if j < sinks {
                     continue;
                 }
-                mass[((usize::BITS - distance.leading_zeros()) as usize).min(BINS - 1)] += p;
+                mass[bin(query - j)] += p;
             }
             rows += 1.0;
         }

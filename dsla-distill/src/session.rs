@@ -1,9 +1,10 @@
 //! A run in memory and on disk: adapter, moments, where it stands, and the metrics so far.
 
-use crate::chain::{self, Transposed};
+use crate::chain::{self, Sample};
 use crate::checkpoint::{self, Place};
 use crate::optimizer::{self, Moments};
 use crate::trainer::{Event, METRICS};
+use crate::transposed::Transposed;
 use crate::{Config, Corpus, Error, Result, Stage, Training, cosine};
 use dsla_core::DslaParams;
 use dsla_core::attention::DslaAttention;
@@ -119,7 +120,8 @@ impl<'a> Session<'a> {
                 layers[l] = s.adapter.layers[l].as_ref();
             }
             let (aligned, recompute) = (config.chain.aligned, config.chain.recompute);
-            let (loss, mut grads) = chain::gradients(model, &weights, &layers, batch, aligned, recompute)?;
+            let batch = Sample::whole(batch);
+            let (loss, mut grads) = chain::gradients(model, &weights, &layers, &batch, aligned, recompute)?;
             order[..draw.trained].iter().for_each(|&l| grads[l] = None);
             for (l, g) in grads.iter().enumerate() {
                 let finite =

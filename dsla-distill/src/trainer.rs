@@ -1,8 +1,9 @@
 //! The run: stages in order, events out, checkpoints and metrics on disk.
 
 use crate::align::Layers;
-use crate::chain::{self, Transposed};
+use crate::chain::{self, Sample};
 use crate::session::Session;
+use crate::transposed::Transposed;
 use crate::{Config, Corpus, Result, Stage, calibrate, rank, report};
 use dsla_core::attention::DslaAttention;
 use dsla_core::{DType, DslaParams, Tensor};
@@ -150,7 +151,8 @@ pub fn chain_gradients(
 ) -> Result<(f64, f64, Vec<Option<DslaParams>>)> {
     let layers: Vec<Option<&DslaAttention>> = adapter.layers.iter().map(Option::as_ref).collect();
     let weights = Transposed::of(model)?;
-    let (loss, grads) = chain::gradients(model, &weights, &layers, batch, aligned, recompute)?;
+    let batch = Sample::whole(batch);
+    let (loss, grads) = chain::gradients(model, &weights, &layers, &batch, aligned, recompute)?;
     Ok((loss.kl, loss.aligned, grads))
 }
 

@@ -74,8 +74,10 @@ fn gradients_match_finite_differences() {
                 let got: f64 = grad.iter().zip(&dir).map(|(g, d)| *g as f64 * *d as f64).sum();
                 let scale = grad.iter().map(|g| (*g as f64).powi(2)).sum::<f64>().sqrt();
                 assert!(scale > 0.0, "{form:?} layer {l} {name}: no gradient at all");
+                // The loss is a mean of f32 divergences; their rounding, over the step, is an error of its own.
+                let rounding = 6e-4f64.max(5e-5 * norm as f64);
                 assert!(
-                    (got - want).abs() <= 0.02 * scale.max(want.abs()) + 6e-4,
+                    (got - want).abs() <= 0.02 * scale.max(want.abs()) + rounding,
                     "{form:?} layer {l} {name}: got {got}, want {want}, norm {scale}"
                 );
             }

@@ -93,6 +93,14 @@ impl Sequence {
         self.layers.iter().filter(|l| matches!(l, LayerState::Dsla(_))).count()
     }
 
+    /// What a converted layer holds; None for a softmax layer.
+    pub fn state(&self, layer: usize) -> Option<&DslaState> {
+        match self.layers.get(layer) {
+            Some(LayerState::Dsla(state)) => Some(state),
+            _ => None,
+        }
+    }
+
     /// Whether a layer runs as DSLA.
     pub fn is_converted(&self, layer: usize) -> bool {
         matches!(self.layers.get(layer), Some(LayerState::Dsla(_)))

@@ -2,19 +2,17 @@
 //! that every prefix of it works: at run time any may be live. The paper's frozen chain, where each layer trains alone
 //! behind those before it, is the other choice.
 
-mod tape;
-mod transposed;
+mod run;
 
-pub use transposed::Transposed;
-
+use crate::transposed::Transposed;
 use crate::{Config, Result};
 use dsla_core::attention::DslaAttention;
 use dsla_core::kernels::case::Rng;
 use dsla_core::kernels::ops::kl_div;
 use dsla_core::{DType, Device, DslaParams, Tensor};
 use dsla_model::Model;
+use run::{Run, Teacher};
 use serde::{Deserialize, Serialize};
-use tape::{Run, Teacher};
 
 /// Rows of logits made at a time: 256 x 49152 f32 are 50 MB.
 const ROWS: usize = 256;
@@ -78,13 +76,37 @@ pub struct Loss {
     pub aligned: f64,
 }
 
+/// One sequence to train on.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample<'a> {
+    pub tokens: &'a [u32],
+    /// Positions whose logits count, sorted; None: all of them.
+    pub counted: Option<&'a [usize]>,
+}
+
+impl Sample<'_> {
+    /// Sequences whose every token counts.
+    pub fn whole<'a>(batch: &[&'a [u32]]) -> Vec<Sample<'a>> {
+        batch.iter().map(|tokens| Sample { tokens, counted: None }).collect()
+    }
+
+    /// The share of each position in the mean.
+    fn shares(&self) -> Vec<f64> {
+        let t = self.tokens.len();
+        let Some(counted) = self.counted else { return vec![1.0 / t as f64; t] };
+        let mut shares = vec![0.0; t];
+        counted.iter().filter(|&&at| at < t).for_each(|&at| shares[at] += 1.0 / counted.len() as f64);
+        shares
+    }
+}
+
 /// Loss of the student that converts `layers`, and the gradients of their parameters (on the host), over a batch of
 /// sequences. `weight`: of the alignment error in the loss.
 pub fn gradients(
     model: &Model,
     weights: &Transposed,
     layers: &[Option<&DslaAttention>],
-    batch: &[&[u32]],
+    batch: &[Sample],
     weight: f64,
     recompute: bool,
 ) -> Result<(Loss, Vec<Option<DslaParams>>)> {
@@ -97,13 +119,14 @@ pub fn gradients(
         .iter()
         .map(|l| l.as_ref().map(|l| l.params.zeros_like()).transpose())
         .collect::<dsla_core::Result<_>>()?;
-    let tokens: usize = batch.iter().map(|s| s.len()).sum();
+    let tokens: usize = batch.iter().map(|s| s.tokens.len()).sum();
     let mut loss = Loss::default();
-    for seq in batch {
-        let share = seq.len() as f64 / tokens as f64;
-        let teacher = Teacher::run(model, seq, &converted, weight > 0.0)?;
+    for sample in batch {
+        let share = sample.tokens.len() as f64 / tokens as f64;
+        let teacher = Teacher::run(model, sample.tokens, &converted, weight > 0.0)?;
         let run = Run::forward(model, &students, &teacher, weight, recompute)?;
-        let (kl, d_hidden) = kl_backward(model, weights, &teacher.hidden, &run.hidden, share)?;
+        let each = sample.shares();
+        let (kl, d_hidden) = kl_backward(model, weights, &teacher.hidden, &run.hidden, (&each, share))?;
         loss.kl += kl * share;
         loss.aligned += run.aligned * share;
         run.backward(weights, d_hidden, share as f32, &mut grads)?;
@@ -112,13 +135,14 @@ pub fn gradients(
     Ok((loss, grads.into_iter().map(host).collect::<dsla_core::Result<_>>()?))
 }
 
-/// Mean KL over the rows of two final hidden states [T, C], and `share` times its gradient for the student's.
+/// Mean KL over the rows of two final hidden states [T, C], row t with the share `each[t]`, and `share` times its
+/// gradient for the student's.
 fn kl_backward(
     model: &Model,
     weights: &Transposed,
     teacher: &Tensor,
     student: &Tensor,
-    share: f64,
+    (each, share): (&[f64], f64),
 ) -> Result<(f64, Tensor)> {
     let (t, device) = (student.dims()[0], model.device());
     let mut sum = 0.0;
@@ -128,13 +152,14 @@ fn kl_backward(
         let (want, got) = (model.logits(teacher.rows(a, b))?, model.logits(student.rows(a, b))?);
         let mut kl = Tensor::empty_on(device, [b - a], DType::F32)?;
         kl_div::forward(want.view(), got.view(), kl.view_mut())?;
-        sum += kl.to_device(Device::Cpu)?.f32().iter().map(|&v| v as f64).sum::<f64>();
-        let each = vec![(share / t as f64) as f32; b - a];
-        let d_kl = Tensor::from_f32([b - a], each).to_device(device)?;
+        let each = &each[a..b];
+        sum += kl.to_device(Device::Cpu)?.f32().iter().zip(each).map(|(&v, e)| v as f64 * e).sum::<f64>();
+        let d_kl = each.iter().map(|e| (share * e) as f32).collect();
+        let d_kl = Tensor::from_f32([b - a], d_kl).to_device(device)?;
         let mut d_logits = Tensor::empty_on(device, got.shape(), DType::F32)?;
         kl_div::backward(want.view(), got.view(), d_kl.view(), d_logits.view_mut())?;
         let d_normed = weights.head.forward(d_logits.view())?;
         d_hidden.extend(model.norm().backward(student.rows(a, b), d_normed.view())?.view())?;
     }
-    Ok((sum / t as f64, d_hidden))
+    Ok((sum, d_hidden))
 }

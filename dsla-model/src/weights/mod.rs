@@ -24,6 +24,7 @@ pub use format::WeightFormat;
 pub(crate) use format::quantised;
 pub(crate) use gguf::Gguf;
 pub use model_files::ModelFiles;
+pub use safetensors::write_safetensors;
 
 /// Names per kind of trouble that [`Weights::check`] lists before it counts the rest.
 const LISTED: usize = 8;

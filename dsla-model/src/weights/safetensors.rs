@@ -3,7 +3,8 @@
 use super::decode::Encoding;
 use super::files::{Mapped, read_text_if_there};
 use crate::{Error, Result};
-use safetensors::{Dtype, SafeTensors};
+use dsla_kernels::Tensor;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -19,6 +20,24 @@ pub(super) struct Info {
     pub dtype: String,
     pub offset: usize,
     pub bytes: usize,
+}
+
+/// Write tensors to one safetensors file, f32 whatever they are held in; it appears whole or not at all.
+///
+/// Errors: a file that cannot be written.
+pub fn write_safetensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result<()> {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, t)| t.to_vec_f32().iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let view = |((name, t), bytes)| -> Result<(&str, TensorView)> {
+        let (name, t, bytes): (&String, &&Tensor, &Vec<u8>) = (name, t, bytes);
+        let view = TensorView::new(Dtype::F32, t.dims().to_vec(), bytes);
+        Ok((name.as_str(), view.map_err(|e| Error::file(path, name.as_str(), e.to_string(), "a tensor"))?))
+    };
+    let views =
+        tensors.iter().map(|(name, t)| (name, t)).zip(&bytes).map(view).collect::<Result<Vec<_>>>()?;
+    let file = safetensors::serialize(views, None)
+        .map_err(|e| Error::file(path, "tensors", e.to_string(), "safetensors"))?;
+    crate::adapter::write_atomic(path, &file)
 }
 
 /// All shards of a directory, in the order of their names, and the tensors of each.

@@ -9,12 +9,14 @@ mod eval;
 mod generate;
 mod info;
 mod layer;
+mod mqar;
 mod out;
 #[cfg(feature = "http")]
 mod replay;
 mod sensitivity;
 #[cfg(feature = "http")]
 mod serve;
+mod states;
 
 use clap::{Parser, Subcommand};
 
@@ -43,6 +45,10 @@ enum Command {
     Distill(distill::Distill),
     /// Align many forms of the layer side by side and print what each is worth.
     Ablate(ablate::Ablate),
+    /// What the two states do on a text: shares of attention by distance, half-lives, norms.
+    States(states::States),
+    /// Train a small model on recall tasks, convert it, and ask every form at every distance.
+    Mqar(mqar::Mqar),
     /// Prefill and decode speed beside the machine's measured limits.
     Bench(bench::Bench),
     /// The main job in front of you.
@@ -82,6 +88,8 @@ fn main() {
         Command::Sensitivity(c) => c.run(),
         Command::Distill(c) => c.run(),
         Command::Ablate(c) => c.run(),
+        Command::States(c) => c.run(),
+        Command::Mqar(c) => c.run(),
         Command::Bench(c) => c.run(),
         Command::Demo(c) => c.run(),
         #[cfg(feature = "http")]
