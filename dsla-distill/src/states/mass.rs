@@ -133,7 +133,7 @@ mod tests {
         let (rq, rk) = (rotated(&q, 0, &table).unwrap(), rotated(&k, 0, &table).unwrap());
         let mut teacher = Tensor::empty([t, 4, 8], DType::F32);
         softmax_attention::forward(rq.view(), rk.view(), v.view(), teacher.view_mut()).unwrap();
-        Inputs { q: rq, k: rk, plain: Projected { q, k, v, hidden: None }, teacher }
+        Inputs { q: rq, k: rk, plain: Projected { q, k, v, hidden: None }, teacher, spread: 1.0 }
     }
 
     fn layer(form: Form) -> DslaAttention {

@@ -142,7 +142,7 @@ mod tests {
         let point =
             |tokens| NormPoint { tokens, s: [vec![1.0; 7], vec![2.0; 7]], z: [vec![1.0; 7], vec![1.0; 7]] };
         let page = html("<model> & text", &layers, &[point(512), point(2048)]);
-        assert!(page.contains("&lt;model> &amp; text") && !page.contains("NaN"));
+        assert!(page.contains("&lt;model&gt; &amp; text") && !page.contains("NaN"));
         assert_eq!(page.matches("<svg").count(), 3);
         assert!((0..7).all(|l| page.matches(&format!("layer {l}")).count() == 2));
         assert_eq!(page.matches("<polyline").count(), 7 * 5 + 7 * 2 + 4 * 3);
