@@ -32,7 +32,8 @@ impl Point {
 }
 
 /// What grows, and how to read it off a point.
-const QUANTITIES: [(&str, fn(&Point) -> f64); 4] = [
+type Quantity = (&'static str, fn(&Point) -> f64);
+const QUANTITIES: [Quantity; 4] = [
     ("prefill, s", |p| p.prefill_s),
     ("decode step, ms", |p| p.decode_ms),
     ("KV cache, MB", |p| p.kv as f64 / 1e6),
@@ -172,7 +173,7 @@ impl Bench {
             .take_while(|x| *x <= longest)
             .map(|x| (at(x), format!("{x}")))
             .collect();
-        let panel = |(name, quantity): (&str, fn(&Point) -> f64)| Panel {
+        let panel = |(name, quantity): Quantity| Panel {
             title: format!("{name}, by context"),
             lines: rates
                 .iter()
