@@ -6,8 +6,8 @@ use crate::optimizer::{self, Moments};
 use crate::trainer::{Event, METRICS};
 use crate::transposed::Transposed;
 use crate::{Config, Corpus, Error, Result, Stage, Training, cosine};
-use dsla_core::DslaParams;
 use dsla_core::attention::DslaAttention;
+use dsla_core::{DslaParams, Form};
 use dsla_kernels::ops::adamw::AdamW;
 use dsla_model::adapter::write_atomic;
 use dsla_model::{Adapter, Model};
@@ -242,7 +242,9 @@ fn first(model: &Model, config: &Config, start: Option<&Adapter>) -> Result<(Ada
     let mut adapter = Adapter::init(model, &config.form)?;
     let base = model.weights().fingerprint()?;
     let Some(before) = start else { return Ok((adapter, base)) };
-    let same = dsla_core::Form { projections: config.form.projections, ..before.form };
+    // No parameter's shape depends on the window or on the sinks.
+    let Form { projections, window, sinks, .. } = config.form;
+    let same = Form { projections, window, sinks, ..before.form };
     if same != config.form {
         let (got, want) = (format!("{:?}", before.form), format!("{:?}", config.form));
         return Err(Error::Argument { arg: "the adapter to start from", got, want });

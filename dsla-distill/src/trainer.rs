@@ -59,8 +59,8 @@ pub enum Event {
 pub const METRICS: &str = "metrics.jsonl";
 
 /// Distil `model` on `corpus` into `out`: the adapter, its metrics and checkpoints. `start`: go on from the parameters
-/// and the order of an adapter of the same form (projections apart). With `resume`, continue from the checkpoint in `out`,
-/// if the run got that far.
+/// and the order of an adapter of the same form (projections, window and sinks apart). With `resume`, continue from the
+/// checkpoint in `out`, if the run got that far.
 ///
 /// Errors: settings, a form, texts or a checkpoint that do not fit; a loss that is no number any more (the last good
 /// checkpoint stays); what the model or a kernel refuses; a file that cannot be written.

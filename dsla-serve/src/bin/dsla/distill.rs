@@ -26,9 +26,12 @@ pub struct Distill {
     /// Tokens of the chain; default: a quarter of --tokens beside alignment.
     #[arg(long)]
     chain_tokens: Option<u64>,
-    /// native, paper, or a JSON file with a form.
-    #[arg(long, default_value = "native")]
-    form: String,
+    /// native, paper, or a JSON file with a form; default: that of --adapter, or native.
+    #[arg(long)]
+    form: Option<String>,
+    /// Tokens of the exact window, another than the form's; an adapter can go on with another window than it had.
+    #[arg(long)]
+    window: Option<usize>,
     /// Which stages to run.
     #[arg(long, value_delimiter = ',', default_value = "calibrate,align,rank")]
     stages: Vec<String>,
@@ -101,8 +104,15 @@ pub fn form(name: &str) -> Result<Form> {
 }
 
 impl Distill {
-    fn config(&self) -> Result<Config> {
-        let mut c = Config::new(form(&self.form)?, self.tokens);
+    /// `start`: the adapter to go on from.
+    fn config(&self, start: Option<&Adapter>) -> Result<Config> {
+        let form = match (&self.form, start) {
+            (Some(name), _) => form(name)?,
+            (None, Some(adapter)) => adapter.form,
+            (None, None) => Form::native(),
+        };
+        let mut c = Config::new(form, self.tokens);
+        c.form.window = self.window.unwrap_or(form.window);
         c.stages = self.stages.iter().map(|s| s.parse()).collect::<Result<Vec<Stage>, _>>()?;
         if let Some(lora) = &self.lora {
             c.form.projections = match lora.as_str() {
@@ -141,12 +151,12 @@ impl Distill {
     }
 
     pub fn run(self) -> Result<()> {
-        let config = self.config()?;
         let model = self.model.load()?;
-        let corpus = corpus(&model, &self.text, &self.out, self.seed)?;
-        let began = std::time::Instant::now();
         // Not the shipped one, which a model known by name brings along: only what was asked for.
         let start = self.model.adapter.is_some().then(|| model.adapter()).flatten();
+        let config = self.config(start)?;
+        let corpus = corpus(&model, &self.text, &self.out, self.seed)?;
+        let began = std::time::Instant::now();
         let adapter = run(&model, &corpus, &config, start, &self.out, self.resume)?;
         let seconds = began.elapsed().as_secs_f64();
         if self.json {
