@@ -9,14 +9,15 @@ mod multikey;
 mod passkey;
 mod phonebook;
 mod tracking;
+mod trunk;
 mod words;
 
-use super::fold::take_in;
 use crate::generate::{Options, generate_from};
 use crate::{Error, Model, Plan, Result, Sequence};
 use dsla_core::kernels::case::Rng;
 use dsla_core::kernels::ops::sample::Params;
 use haystack::Writer;
+use trunk::Trunk;
 
 /// Bins of depth.
 const BINS: usize = 5;
@@ -149,11 +150,11 @@ pub fn recall(
     let writer = Writer::new(model.tokenizer()?, task.name(), setup.length)?;
     let mut rng = Rng::new(setup.seed);
     let mut bins = vec![[(0usize, 0usize); BINS]; plans.len()];
+    let mut trunks = plans.iter().map(|p| Trunk::new(model, p)).collect::<Result<Vec<_>>>()?;
     for at in 0..setup.count {
         let case = task.case(&writer, (at, setup.count), &mut rng)?;
-        for (plan, bins) in plans.iter().zip(&mut bins) {
-            let mut text = model.new_sequence(plan)?;
-            take_in(model, &mut text, &case.prompt)?;
+        for ((plan, bins), trunk) in plans.iter().zip(&mut bins).zip(&mut trunks) {
+            let text = trunk.read(model, plan, &case.prompt)?;
             for q in &case.questions {
                 let bin = &mut bins[((q.depth * BINS as f64) as usize).min(BINS - 1)];
                 *bin = (bin.0 + 1, bin.1 + answers(model, text.clone(), q)? as usize);
