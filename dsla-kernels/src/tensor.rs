@@ -112,6 +112,13 @@ impl Tensor {
         Tensor::host(shape.into(), data.len(), Data::U32(data.into()))
     }
 
+    /// The first n as a u32 vector [n], in memory that is used again: positions and ids of a step.
+    pub fn ids(n: usize, ids: impl Iterator<Item = u32>) -> Tensor {
+        let mut data = Host::zeros(n);
+        data.iter_mut().zip(ids).for_each(|(to, id)| *to = id);
+        Tensor { shape: [n].into(), data: Data::U32(data) }
+    }
+
     fn host(shape: Shape, len: usize, data: Data) -> Tensor {
         assert_eq!(shape.len(), len, "elements for shape {shape}");
         Tensor { shape, data }
@@ -280,6 +287,14 @@ impl Tensor {
         match &self.data {
             Data::F32(v) => v,
             _ => panic!("an f32 host tensor was expected, this one is {} on {}", self.dtype(), self.device()),
+        }
+    }
+
+    /// The elements of a u32 tensor on the host; panics for other tensors, as [`Tensor::f32`] does.
+    pub fn u32(&self) -> &[u32] {
+        match &self.data {
+            Data::U32(v) => v,
+            _ => panic!("a u32 host tensor was expected, this one is {} on {}", self.dtype(), self.device()),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::sequence::{LayerState, Plan, Sequence};
 use crate::weights::WeightFormat;
 use crate::{ChatTemplate, Config, Error, Result, Tokenizer, Weights};
 use dsla_core::attention::{DslaAttention, softmax_attention, softmax_attention_int8};
-use dsla_core::kernels::ops::{embedding, rope::Table};
+use dsla_core::kernels::ops::{copy, embedding, rope::Table};
 use dsla_core::{DType, Device, Heads, KvCache, Linear, Mlp, Projected, RmsNorm, Tensor};
 use std::path::Path;
 use std::sync::Arc;
@@ -249,11 +249,11 @@ impl Model {
         let mut x = Tensor::empty_on(self.device(), [tokens.len(), c], DType::F32)?;
         match &self.base.embedding {
             Some(table) => {
-                let ids = Tensor::from_u32([tokens.len()], tokens.to_vec());
+                let ids = Tensor::ids(tokens.len(), tokens.iter().copied());
                 embedding::forward(table.view(), ids.view(), x.view_mut())?;
             }
             None if self.device() != Device::Cpu => {
-                let ids = Tensor::from_u32([tokens.len()], tokens.to_vec());
+                let ids = Tensor::ids(tokens.len(), tokens.iter().copied());
                 embedding::forward(self.tied_table()?, ids.view(), x.view_mut())?;
             }
             None => {
@@ -305,26 +305,24 @@ impl Model {
     /// Errors (an unknown id, a full context, no tokens) come before anything is changed.
     pub fn forward(&self, steps: &mut [Step]) -> Result<Tensor> {
         let x = self.hidden(steps)?;
-        let (mut rows, mut at) = (vec![], 0);
+        let wanted = |s: &Step| match s.logits {
+            Want::None => 0,
+            Want::Last => 1,
+            Want::All => s.tokens.len(),
+        };
+        let rows = steps.iter().map(wanted).sum();
+        let mut picked = Tensor::empty_on(self.device(), [rows, self.config().hidden_size], DType::F32)?;
+        let (mut at, mut to) = (0, 0);
         for s in steps.iter() {
-            let n = s.tokens.len();
-            match s.logits {
-                Want::None => {}
-                Want::Last => rows.push((at + n - 1, at + n)),
-                Want::All => rows.push((at, at + n)),
-            }
-            at += n;
-        }
-        let mut picked = Tensor::zeros_on(self.device(), [0, self.config().hidden_size], DType::F32)?;
-        for (a, b) in rows {
-            picked.extend(x.rows(a, b))?;
+            let (end, n) = (at + s.tokens.len(), wanted(s));
+            copy::cast(x.rows(end - n, end), picked.view_mut().rows(to, to + n))?;
+            (at, to) = (end, to + n);
         }
         self.logits(picked.view())
     }
 
     /// [`Model::forward`] up to the last layer's output [T, C], for all tokens of all steps.
     pub fn hidden(&self, steps: &mut [Step]) -> Result<Tensor> {
-        let mut tokens = vec![];
         for s in steps.iter() {
             let (end, room) = (s.seq.len + s.tokens.len(), self.base.table.positions());
             if s.tokens.is_empty() || end > room {
@@ -336,9 +334,9 @@ impl Model {
                     want: format!("1 to {room} in all"),
                 });
             }
-            tokens.extend_from_slice(s.tokens);
         }
-        let mut x = self.embed(&tokens)?;
+        let total = steps.iter().map(|s| s.tokens.len()).sum();
+        let mut x = self.embed(Tensor::ids(total, steps.iter().flat_map(|s| s.tokens).copied()).u32())?;
         let (heads, width) = (self.heads(), self.config().num_heads * self.config().head_dim);
         // Forms that read the layer's input read it in f32.
         let read = self.adapter.as_ref().is_some_and(|a| a.form.reads_hidden());
@@ -369,9 +367,14 @@ impl Model {
                         dsla.forward(&p, &self.base.table, state)?
                     }
                 };
-                match &mut mixed {
-                    None => mixed = Some(out.reshape([n, width])),
-                    Some(all) => all.extend(out.view())?,
+                if n == total {
+                    mixed = Some(out.reshape([n, width]));
+                } else {
+                    let all = match &mut mixed {
+                        Some(all) => all,
+                        None => mixed.insert(Tensor::empty_on(self.device(), [total, width], out.dtype())?),
+                    };
+                    copy::cast(out.reshape([n, width]).view(), all.view_mut().rows(at, at + n))?;
                 }
                 at += n;
             }

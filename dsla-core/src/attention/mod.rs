@@ -83,7 +83,7 @@ fn in_dtype(x: &Tensor, dtype: DType) -> Result<Cow<'_, Tensor>> {
 
 /// On the host whatever is rotated: the op checks them there and takes them along.
 fn positions(first: usize, t: usize) -> Tensor {
-    Tensor::from_u32([t], (first as u32..(first + t) as u32).collect())
+    Tensor::ids(t, first as u32..)
 }
 
 /// The gradient of [`rotated`] from position 0 on, in place: dy [T, heads, D] becomes dx.

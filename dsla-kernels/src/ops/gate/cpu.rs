@@ -8,32 +8,31 @@ use crate::vec::transpose;
 
 const BLOCK: usize = 64;
 
-/// Which outputs [2, G, E] read input `x`, in order.
-fn outputs(n: Dims, x: usize) -> Vec<usize> {
-    (0..2 * n.g * n.e).filter(|j| n.x == 1 || j / n.e % n.g == x).collect()
+/// The c-th of the outputs [2, G, E] that read input `x`.
+fn output(n: Dims, x: usize, c: usize) -> usize {
+    if n.x == 1 { c } else { (c / n.e * n.g + x) * n.e + c % n.e }
 }
 
 pub fn forward(x: &[f32], w: &[f32], b: &[f32], scale: f32, y: &mut [f32], n: Dims) {
     let all = 2 * n.g * n.e;
-    let per: Vec<(Vec<usize>, Vec<f32>)> = (0..n.x)
-        .map(|i| {
-            let out = outputs(n, i);
-            let mut wt = vec![0.0; n.k * out.len()];
-            for (c, &j) in out.iter().enumerate() {
-                transpose(&w[j * n.k..(j + 1) * n.k], n.k, 1, n.k, &mut wt[c..], out.len());
-            }
-            (out, wt)
-        })
-        .collect();
+    // Each input has its share of the outputs.
+    let cols = all / n.x;
+    let mut wt = Host::<f32>::scratch(n.x * n.k * cols);
+    for (i, wt) in wt.chunks_exact_mut(n.k * cols).enumerate() {
+        for c in 0..cols {
+            let j = output(n, i, c);
+            transpose(&w[j * n.k..(j + 1) * n.k], n.k, 1, n.k, &mut wt[c..], cols);
+        }
+    }
     let block = |i: usize, y: &mut [f32]| {
         let (t0, m) = (i * BLOCK, y.len() / all);
-        for (i, (out, wt)) in per.iter().enumerate() {
-            let cols = out.len();
-            let mut z = Host::<f32>::scratch(m * cols);
+        let mut z = Host::<f32>::scratch(m * cols);
+        for (i, wt) in wt.chunks_exact(n.k * cols).enumerate() {
             let a = rows(&x[(t0 * n.x + i) * n.k..], n.x * n.k);
             gemm(Into::Store, m, cols, n.k, a, wt, cols, &mut z, cols);
             for r in 0..m {
-                for (c, &j) in out.iter().enumerate() {
+                for c in 0..cols {
+                    let j = output(n, i, c);
                     y[r * all + j] = (log_sigmoid(z[r * cols + c] + b[j]) / scale).max(MIN_LOG_DECAY);
                 }
             }
