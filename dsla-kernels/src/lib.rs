@@ -11,6 +11,7 @@ mod dtype;
 mod error;
 pub(crate) mod gemm;
 pub(crate) mod host;
+pub mod limits;
 pub mod ops;
 pub mod par;
 pub mod real;

@@ -4,9 +4,10 @@ use crate::args::{ModelArgs, plan_at};
 use crate::out;
 use anyhow::{Result, bail};
 use clap::Args;
-use dsla_model::core::kernels::ops::linear::{self, Into, Packed};
-use dsla_model::core::kernels::{Tensor, par, simd};
-use dsla_model::{DType, Model, Plan, Sequence, Step, Want, WeightFormat};
+use dsla_model::core::kernels::limits::Limits;
+use dsla_model::core::kernels::ops::linear::Packed;
+use dsla_model::core::kernels::{par, simd};
+use dsla_model::{Model, Plan, Sequence, Step, Want, WeightFormat};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -50,19 +51,11 @@ pub struct Bench {
     jobs: bool,
 }
 
-/// What this machine can do, measured here and now.
-struct Limits {
-    flops: f64,
-    bandwidth: f64,
-}
-
-impl Limits {
-    fn json(&self, model: &Model) -> Value {
-        json!({
-            "threads": par::threads(), "simd": format!("{:?}", simd::level()), "dtype": model.format().to_string(),
-            "gemm_gflops": self.flops / 1e9, "read_gb_s": self.bandwidth / 1e9,
-        })
-    }
+fn limits_json(limits: &Limits, model: &Model) -> Value {
+    json!({
+        "threads": par::threads(), "simd": format!("{:?}", simd::level()), "dtype": model.format().to_string(),
+        "gemm_gflops": limits.flops / 1e9, "read_gb_s": limits.bandwidth / 1e9,
+    })
 }
 
 impl Bench {
@@ -79,7 +72,7 @@ impl Bench {
             model = model.with_positions(longest)?;
         }
         if self.jobs {
-            return jobs::serve(&model, &self.model.dtype, &limits(model.format())?.json(&model));
+            return jobs::serve(&model, &self.model.dtype, &limits_json(&limits(model.format())?, &model));
         }
         if self.growth {
             return self.grow(&model, &limits(model.format())?);
@@ -123,7 +116,7 @@ impl Bench {
             }
         }
         if self.json {
-            out::json(&json!({"machine": limits.json(&model), "load_s": load_s, "rows": rows}));
+            out::json(&json!({"machine": limits_json(&limits, &model), "load_s": load_s, "rows": rows}));
         }
         Ok(())
     }
@@ -209,32 +202,10 @@ fn flops_per_token(model: &Model, plan: &Plan, context: usize) -> f64 {
     linear + (c.num_layers as f64 - n) * softmax + n * dsla
 }
 
+/// With weights in the model's format.
 fn limits(format: WeightFormat) -> Result<Limits> {
-    let (m, n, k) = (1024, 2048, 1024);
-    let x = Tensor::from_f32([m, k], (0..m * k).map(|i| (i % 7) as f32).collect());
-    let w = Tensor::from_f32([n, k], (0..n * k).map(|i| (i % 5) as f32).collect());
-    let w = match format {
-        WeightFormat::Quantised(quant) => Packed::quantised(w.view(), quant)?,
-        _ => Packed::new(w.to_dtype(format.dtype())?.view())?,
-    };
-    let mut y = Tensor::empty([m, n], DType::F32);
-    let mut best = f64::INFINITY;
-    for _ in 0..5 {
-        let start = Instant::now();
-        linear::forward(x.view(), &w, None, Into::Store, y.view_mut())?;
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    let flops = (2 * m * n * k) as f64 / best;
-    // A product with one row is a read of its weight: 128 MB, which no cache holds. The best of many, since other users
-    // of a machine only ever make it slower.
-    let (n, k) = (32_768, 1024);
-    let w = Packed::new(Tensor::zeros([n, k], DType::F32).view())?;
-    let (x, mut y) = (Tensor::zeros([1, k], DType::F32), Tensor::empty([1, n], DType::F32));
-    let mut best = f64::INFINITY;
-    for _ in 0..12 {
-        let start = Instant::now();
-        linear::forward(x.view(), &w, None, Into::Store, y.view_mut())?;
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    Ok(Limits { flops, bandwidth: w.bytes() as f64 / best })
+    Ok(Limits::measure(|w| match format {
+        WeightFormat::Quantised(quant) => Packed::quantised(w, quant),
+        _ => Packed::new(w.to_tensor()?.to_dtype(format.dtype())?.view()),
+    })?)
 }

@@ -1,12 +1,13 @@
 //! `dsla bench --growth`: how time and memory grow with context, batch, rate and threads, with fitted exponents.
 
-use super::{Bench, Limits, Run};
+use super::{Bench, Run, limits_json};
 use crate::args::plan_at;
 use crate::out;
 use anyhow::{Context, Result};
 use dsla_distill::chart::{Panel, svg_with_ticks};
 use dsla_model::Model;
 use dsla_model::adapter::write_atomic;
+use dsla_model::core::kernels::limits::Limits;
 use dsla_model::core::kernels::par;
 use serde_json::{Value, json};
 
@@ -84,7 +85,7 @@ impl Bench {
         }
         let fits = self.fits(&points);
         let result = json!({
-            "machine": limits.json(model), "points": points.iter().map(Point::json).collect::<Vec<_>>(), "fits": fits,
+            "machine": limits_json(limits, model), "points": points.iter().map(Point::json).collect::<Vec<_>>(), "fits": fits,
         });
         if let Some(dir) = &self.out {
             std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot create", dir.display()))?;
