@@ -1,29 +1,11 @@
 //! What a decode step asks of the allocator once the pools are warm: nothing, but where a cache grows or a thread wakes.
 
 use dsla_model::{Adapter, DType, Device, Form, Model, Sequence, Step, Want, hub};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-struct Counting;
-
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.fetch_add(1, Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// One sequence and three at once, with no layer converted, half and all of them. The least of many steps counts: a cache
 /// that grows needs room now and then, and a thread that fell asleep takes a boxed job to wake.
@@ -43,11 +25,11 @@ fn a_decode_step_allocates_nothing() {
             let steps = (0..24).map(|_| {
                 let mut steps: Vec<Step> =
                     seqs.iter_mut().map(|seq| Step { seq, tokens: &[9], logits: Want::Last }).collect();
-                let before = COUNT.load(Relaxed);
+                let region = Region::new(ALLOCATOR);
                 let logits = model.forward(&mut steps).unwrap();
-                let n = COUNT.load(Relaxed) - before;
+                let found = region.change();
                 drop(logits);
-                n
+                found.allocations + found.reallocations
             });
             let counts: Vec<usize> = steps.collect();
             assert_eq!(counts.iter().min(), Some(&0), "{converted} converted, {batch} at once: {counts:?}");
