@@ -199,6 +199,11 @@ impl Policy {
         }
     }
 
+    /// Whether the load cannot wait for the effect of an earlier move to show.
+    fn presses(&self, load: &Load) -> bool {
+        matches!(self, Policy::Slo(p) if p.presses(load))
+    }
+
     fn check(&self) -> Result<()> {
         match self {
             Policy::Fixed(_) | Policy::Custom(_) => Ok(()),
@@ -251,7 +256,8 @@ impl Controller {
         }
         self.looked = Some(load.now);
         let longest = std::mem::take(&mut self.longest);
-        if self.moved.is_some_and(|at| load.now.saturating_sub(at) < pace.cooldown) {
+        let rests = self.moved.is_some_and(|at| load.now.saturating_sub(at) < pace.cooldown);
+        if rests && !self.policy.presses(load) {
             return self.target;
         }
         let next = self.next(pace, load, longest);

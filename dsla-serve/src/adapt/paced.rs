@@ -128,7 +128,8 @@ impl MemoryPressure {
 /// token within `ttft`, when a request has waited longer than that, or when nine of ten recent tokens do not follow the
 /// one before within `tpot`. It lowers the target by `step` when all of that stays below `relax` times the goals. After
 /// any move it rests for `cooldown`, which should be no shorter than what "recent" spans
-/// ([`crate::latency::WINDOW`]): what it then sees is the effect of its move.
+/// ([`crate::latency::WINDOW`]): what it then sees is the effect of its move. A request that waits longer than `ttft` is
+/// no memory of the past: while there is one, it raises at every look.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slo {
     /// Goal for the time to the first token, above 0.
@@ -148,7 +149,7 @@ pub struct Slo {
 }
 
 impl Slo {
-    /// Looks every second, moves by four layers, and goes back at half of the goals.
+    /// Looks every second, moves by four layers, rests for 20 seconds, and goes back at half of the goals.
     pub fn new(ttft: Duration, tpot: Duration) -> Slo {
         let (period, cooldown) = (Duration::from_secs(1), crate::latency::WINDOW);
         Slo { ttft, tpot, relax: 0.5, period, cooldown, max_rate: 1.0, step: 4 }
@@ -166,6 +167,10 @@ impl Slo {
     pub(super) fn pace(&self) -> Pace {
         let Slo { period, cooldown, max_rate, step, .. } = *self;
         Pace { period, cooldown, max_rate, step }
+    }
+
+    pub(super) fn presses(&self, load: &Load) -> bool {
+        load.longest_wait > self.ttft
     }
 
     pub(super) fn judge(&self, load: &Load) -> Ordering {

@@ -255,3 +255,24 @@ fn goals_missed_by_any_measure_raise_and_all_met_with_ease_lower() {
     assert_eq!(look(0, None, None), 1, "nothing runs");
     assert!(Controller::new(Policy::Slo(Slo::new(ms(0), ms(1))), &ladder).is_err());
 }
+
+#[test]
+fn a_goal_missed_now_does_not_rest_and_one_missed_lately_does() {
+    let ladder = Ladder::new(30, 30, &[], None);
+    let ms = Duration::from_millis;
+    let mut c = Controller::new(Policy::Slo(Slo::new(ms(400), ms(100))), &ladder).expect("valid");
+    let mut look = |second: u64, wait, inter: Option<u64>| {
+        c.observe(&Load {
+            now: Duration::from_secs(second),
+            longest_wait: ms(wait),
+            inter_token_p90: inter.map(ms),
+            ..Load::default()
+        })
+    };
+    let waits = [look(0, 401, None), look(1, 900, None), look(2, 1900, None)];
+    assert_eq!(waits, [4, 8, 12], "a queue raises at every look");
+    let slow =
+        [look(3, 0, Some(200)), look(21, 0, Some(200)), look(22, 0, Some(200)), look(23, 0, Some(200))];
+    assert_eq!(slow, [12, 12, 16, 16], "what was slow may be over: after a rest");
+    assert_eq!([look(41, 0, None), look(42, 0, None), look(43, 0, None)], [16, 12, 12], "back, with a rest");
+}

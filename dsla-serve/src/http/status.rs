@@ -78,6 +78,11 @@ fn snapshot(engine: &Engine, name: &str) -> Value {
             // As the adapter measured it; null where it did not.
             "quality": quality,
         },
+        // By number of converted layers, from none on.
+        "quality": (0..=stats.layers).map(|k| {
+            let measured = model.adapter().and_then(|a| a.quality_at(k));
+            measured.map(|q| json!({"kl": q.kl, "ppl_ratio": q.ppl_ratio}))
+        }).collect::<Vec<_>>(),
         "layers": layers(engine, &stats),
         "load": {
             "waiting": stats.queued,

@@ -4,6 +4,7 @@
 mod client;
 mod report;
 mod trace;
+mod watch;
 
 use crate::out;
 use anyhow::{Context, Result, bail};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use trace::{Arrival, Lengths};
+use watch::Watch;
 
 #[derive(Args)]
 pub struct Replay {
@@ -142,6 +144,7 @@ impl Replay {
         };
         let room = about["max_model_len"].as_u64().map_or(usize::MAX, |n| n as usize);
         let words = words(&target, &model).await?;
+        let watch = Watch::start(&target).await;
         let mut tasks = tokio::task::JoinSet::new();
         let (begin, mut cut) = (Instant::now(), 0);
         let last = arrivals.len() - 1;
@@ -172,7 +175,8 @@ impl Replay {
             tasks.spawn(async move { one(&target, &body, begin, due).await });
         }
         let outcomes = tasks.join_all().await;
-        Ok(Report::new(model, outcomes, begin.elapsed(), cut))
+        let seen = watch.map(|w| w.seen());
+        Ok(Report { model, outcomes, took: begin.elapsed(), cut, seen })
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a replay measured: percentiles as a client saw them.
 
+use super::watch::Seen;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,11 +25,13 @@ pub struct Outcome {
 }
 
 pub struct Report {
-    model: String,
-    outcomes: Vec<Outcome>,
-    took: Duration,
+    pub model: String,
+    pub outcomes: Vec<Outcome>,
+    pub took: Duration,
     /// Requests shortened to the context.
-    cut: usize,
+    pub cut: usize,
+    /// Of our own servers.
+    pub seen: Option<Seen>,
 }
 
 /// Sorted values.
@@ -57,10 +60,6 @@ impl Spread {
 }
 
 impl Report {
-    pub fn new(model: String, outcomes: Vec<Outcome>, took: Duration, cut: usize) -> Report {
-        Report { model, outcomes, took, cut }
-    }
-
     pub fn sent(&self) -> usize {
         self.outcomes.len()
     }
@@ -116,6 +115,18 @@ impl Report {
         self.good().fold((0, 0), |(p, g), o| (p + o.prompt, g + o.generated))
     }
 
+    /// What conversion cost: the adapter's measured divergence at the share that each request was answered with, mean over
+    /// generated tokens, nats per token.
+    fn kl(&self) -> Option<f64> {
+        let seen = self.seen.as_ref()?;
+        let (mut sum, mut tokens) = (0.0, 0.0);
+        for o in self.good() {
+            sum += seen.kl_at(o.rate?)? * o.generated as f64;
+            tokens += o.generated as f64;
+        }
+        (tokens > 0.0).then(|| sum / tokens)
+    }
+
     pub fn json(&self) -> Value {
         let seconds = self.took.as_secs_f64();
         let (prompt, generated) = self.tokens();
@@ -137,6 +148,8 @@ impl Report {
                 "total_tok_s": (prompt + generated) as f64 / seconds,
                 "chunks_in_a_second": {"p50": each_second.at(0.5), "p99": each_second.at(0.99)},
             },
+            "server": self.seen.as_ref().map(Seen::json),
+            "kl": self.kl(),
             "converted_rate": {"mean": rates.mean(), "max": rates.at(1.0)},
             "generator_lag_ms": Spread::new(self.outcomes.iter().map(|o| o.lag.as_secs_f64() * 1e3)).json(),
         })
@@ -161,6 +174,15 @@ impl fmt::Display for Report {
             per_second(generated),
             per_second(prompt + generated)
         )?;
+        if let Some(seen) = &self.seen {
+            write!(f, "at most {} layers converted, {} folds; ", seen.layers, seen.folds)?;
+            write!(f, "peak of KV and states {:.1} MB", seen.bytes as f64 / 1e6)?;
+            writeln!(
+                f,
+                "; KL paid {}",
+                self.kl().map_or("unknown".into(), |kl| format!("{kl:.4} nats/token"))
+            )?;
+        }
         writeln!(f, "{:22} {:>10} {:>10} {:>10} {:>10}", "", "mean", "p50", "p90", "p99")?;
         let each_second = self.each_second();
         let rows = [
@@ -189,6 +211,10 @@ mod tests {
         Duration::from_millis(n)
     }
 
+    fn report(outcomes: Vec<Outcome>, took: Duration, seen: Option<Seen>) -> Report {
+        Report { model: "m".into(), outcomes, took, cut: 0, seen }
+    }
+
     #[test]
     fn numbers_of_a_small_replay() {
         let good = |first: u64, generated: usize| Outcome {
@@ -203,7 +229,10 @@ mod tests {
         };
         let failed = Outcome { error: Some("status 429".into()), ..Outcome::default() };
         let outcomes = vec![good(100, 11), good(300, 1), good(1200, 5), failed.clone(), failed];
-        let got = Report::new("m".into(), outcomes, ms(2000), 0).json();
+        // Two layers: half of them cost 0.3 nats per token.
+        let kl = vec![None, Some(0.3), None];
+        let got = report(outcomes, ms(2000), Some(Seen { bytes: 7, kl, ..Seen::default() })).json();
+        assert_eq!((&got["server"]["peak_bytes"], &got["kl"]), (&json!(7), &json!(0.3)));
         assert_eq!(got["requests"], json!({"sent": 5, "completed": 3, "shortened": 0}));
         assert_eq!(got["errors"], json!({"status 429": 2}));
         assert_eq!((&got["ttft_ms"]["p50"], &got["ttft_ms"]["p99"]), (&json!(300.0), &json!(1200.0)));
@@ -217,14 +246,13 @@ mod tests {
 
     #[test]
     fn nothing_came_back() {
-        let report = Report::new(
-            "m".into(),
-            vec![Outcome { error: Some("x".into()), ..Outcome::default() }],
-            ms(5),
-            0,
-        );
+        let report = report(vec![Outcome { error: Some("x".into()), ..Outcome::default() }], ms(5), None);
         assert_eq!((report.completed(), report.errors()), (0, "1 x x".into()));
-        assert_eq!(report.json()["ttft_ms"]["p50"], Value::Null);
+        let got = report.json();
+        assert_eq!(
+            (&got["ttft_ms"]["p50"], &got["kl"], &got["server"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
         assert!(report.to_string().contains("failed: 1 x x"));
     }
 }
