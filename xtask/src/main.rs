@@ -4,6 +4,7 @@ mod gpu_check;
 mod peers;
 mod ptx;
 mod reference;
+mod replay;
 mod steps;
 mod tidy;
 
@@ -77,6 +78,31 @@ xflags::xflags! {
             /// Arguments of criterion: a filter, for example.
             repeated args: String
         }
+        /// The same requests against servers of different policies, one after the other, and against others that run.
+        cmd replay {
+            /// A file of requests or poisson:RATE; benches/traces/burst.csv when not given.
+            optional --trace trace: String
+            /// Send for this long; the whole file when not given.
+            optional --seconds n: String
+            /// The file's times run this much faster.
+            optional --speed n: String
+            /// Lengths of poisson: PROMPT,GENERATED, conversation or code.
+            optional --lengths lengths: String
+            /// Names the prompts.
+            optional --seed n: String
+            /// Policies of `dsla serve`, with spaces between; "fixed:0 fixed:0.75 slo:2000,200" when not given.
+            optional --policies list: String
+            /// Nats per token that conversion may cost; 0.1 when not given.
+            optional --max-quality-loss kl: String
+            /// NAME=URL of an OpenAI-compatible server that is running.
+            repeated --url named: String
+            /// Where replay.json goes; target/replay when not given.
+            optional --out dir: PathBuf
+            /// A dsla binary, instead of building one.
+            optional --dsla path: PathBuf
+            /// Also keep it in benches/records, under the machine's name and the date.
+            optional --record
+        }
         /// Compare the release binary with PyTorch and transformers in a private Python environment.
         cmd reference {
             /// Where the environment goes; target/reference when not given.
@@ -114,6 +140,7 @@ fn run(flags: Xtask) -> anyhow::Result<()> {
         XtaskCmd::Demo(f) => run.demo(f.distill),
         XtaskCmd::Bench(f) if f.vs.is_some() => peers::run(&run, &f),
         XtaskCmd::Bench(f) => peers::only_with_vs(&f).and_then(|()| run.bench(&f.args)),
+        XtaskCmd::Replay(f) => replay::run(&run, &f),
         XtaskCmd::Reference(f) => reference::run(&run, &f),
     }
 }

@@ -52,10 +52,10 @@ fn simd(cpuinfo: &str) -> Vec<&'static str> {
     SIMD.into_iter().filter(|s| have.contains(s)).collect()
 }
 
-/// The name of a record: processor and date, readable.
-pub fn record_name(machine: &Value) -> String {
+/// The name of a record of some kind: processor and date, readable.
+pub fn record_name(kind: &str, machine: &Value) -> String {
     let text = |key: &str| machine[key].as_str().unwrap_or("unknown").to_lowercase();
-    let name = format!("peers-{}-{}-threads-{}", text("cpu"), machine["threads"], text("date"));
+    let name = format!("{kind}-{}-{}-threads-{}", text("cpu"), machine["threads"], text("date"));
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     name.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
 }
@@ -70,6 +70,6 @@ mod tests {
         assert_eq!(field(info, "model name"), Some("AMD EPYC (TM)"));
         assert_eq!(simd(info), ["avx2", "fma"]);
         let machine = json!({"cpu": "AMD EPYC (TM)", "date": "2026-11-28", "threads": 2});
-        assert_eq!(record_name(&machine), "peers-amd-epyc-tm-2-threads-2026-11-28");
+        assert_eq!(record_name("peers", &machine), "peers-amd-epyc-tm-2-threads-2026-11-28");
     }
 }

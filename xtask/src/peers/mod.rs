@@ -6,7 +6,7 @@
 
 mod engine;
 mod install;
-mod machine;
+pub mod machine;
 mod plot;
 mod rows;
 mod table;
@@ -90,7 +90,7 @@ pub fn run(steps: &Steps, flags: &crate::Bench) -> Result<()> {
     let files = [("json", pretty(&result)?), ("svg", plot::svg(&title, &rows))];
     write(&out, "peers", &files)?;
     if flags.record {
-        write(&steps.root.join("benches/records"), &machine::record_name(&machine), &files)?;
+        write(&steps.root.join("benches/records"), &machine::record_name("peers", &machine), &files)?;
     }
     Ok(())
 }

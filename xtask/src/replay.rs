@@ -1,0 +1,184 @@
+//! `cargo xtask replay`: the same requests against the same model under different policies, one server after the other, and
+//! against other servers that run already. One table, one JSON file, bars.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use xshell::cmd;
+
+use crate::peers::machine;
+use crate::steps::{MODEL, Steps};
+
+/// The teacher, three quarters converted, and conversion while first tokens take longer than two seconds.
+const POLICIES: &str = "fixed:0 fixed:0.75 slo:2000,200";
+const TRACE: &str = "benches/traces/burst.csv";
+
+/// What replayed: its name and `dsla replay --json`.
+type Run = (String, Value);
+
+pub fn run(steps: &Steps, flags: &crate::Replay) -> Result<()> {
+    let sh = &steps.sh;
+    let dsla = match &flags.dsla {
+        Some(path) => path.clone(),
+        None => steps.step("build the release binary", || steps.release())?,
+    };
+    cmd!(sh, "{dsla} fetch {MODEL}").quiet().ignore_stdout().run()?;
+    let trace = flags.trace.as_deref().unwrap_or(TRACE);
+    let mut arguments: Vec<String> = vec!["--trace".into(), trace.into(), "--json".into()];
+    let given = [
+        ("--seconds", &flags.seconds),
+        ("--speed", &flags.speed),
+        ("--lengths", &flags.lengths),
+        ("--seed", &flags.seed),
+    ];
+    for (name, value) in given {
+        arguments.extend(value.iter().flat_map(|v| [name.to_owned(), v.clone()]));
+    }
+    let guard = flags.max_quality_loss.as_deref().unwrap_or("0.1");
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    // Now: loading is work too.
+    let machine = machine::fingerprint(sh, threads);
+    let mut runs: Vec<Run> = Vec::new();
+    for policy in flags.policies.as_deref().unwrap_or(POLICIES).split(' ') {
+        let found = steps.step(&format!("replay against {policy}"), || {
+            let server = Server::start(&dsla, policy, guard)?;
+            let found = replay(&dsla, &server.url, &arguments)?;
+            server.stop()?;
+            Ok(found)
+        })?;
+        runs.push((policy.into(), found));
+    }
+    for other in &flags.url {
+        let Some((name, url)) = other.split_once('=') else { bail!("--url: got {other}, want NAME=URL") };
+        let found = steps.step(&format!("replay against {name}"), || replay(&dsla, url, &arguments))?;
+        runs.push((name.into(), found));
+    }
+    print!("{}", table(&runs));
+    let found: Vec<Value> = runs.iter().map(|(name, run)| json!({"name": name, "replay": run})).collect();
+    let result = json!({
+        "machine": machine, "model": MODEL, "trace": trace, "max_quality_loss": guard, "runs": found,
+    });
+    let out = flags.out.clone().map_or_else(|| steps.target().join("replay"), |dir| steps.root.join(dir));
+    let text = serde_json::to_string_pretty(&result)? + "\n";
+    write(&out, "replay", &text)?;
+    if flags.record {
+        let name = machine::record_name("replay", &machine);
+        write(&steps.root.join("benches/records"), &name, &text)?;
+    }
+    Ok(())
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let file = dir.join(format!("{name}.json"));
+    std::fs::write(&file, text).with_context(|| file.display().to_string())?;
+    eprintln!("xtask: {}", file.display());
+    Ok(())
+}
+
+fn replay(dsla: &Path, url: &str, arguments: &[String]) -> Result<Value> {
+    let out = Command::new(dsla).arg("replay").arg(url).args(arguments).stderr(Stdio::inherit()).output()?;
+    if !out.status.success() {
+        bail!("dsla replay {url}: {}", out.status);
+    }
+    serde_json::from_slice(&out.stdout).context("dsla replay --json")
+}
+
+/// `dsla serve` on a port of its own choice; killed when dropped.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(dsla: &Path, policy: &str, guard: &str) -> Result<Server> {
+        let mut command = Command::new(dsla);
+        command.args(["serve", MODEL, "--port", "0", "--policy", policy, "--max-quality-loss", guard]);
+        let child = command.stdout(Stdio::piped()).spawn().context("dsla serve")?;
+        let mut server = Server { child, url: String::new() };
+        let stdout = server.child.stdout.take().context("the server has no stdout")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let url = line.trim().strip_prefix("listening on ");
+        server.url = url.with_context(|| format!("dsla serve said {line:?}, want listening on URL"))?.into();
+        Ok(server)
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // (Dead already, where it was stopped.)
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A line per run, and what the others are against the first.
+fn table(runs: &[Run]) -> String {
+    let mut out = String::new();
+    let columns = [
+        ("TTFT p50 s", "/ttft_ms/p50", 1e-3),
+        ("p99 s", "/ttft_ms/p99", 1e-3),
+        ("TPOT p50 ms", "/tpot_ms/p50", 1.0),
+        ("p99 ms", "/tpot_ms/p99", 1.0),
+        ("whole p50 s", "/e2e_ms/p50", 1e-3),
+        ("p99 s", "/e2e_ms/p99", 1e-3),
+        ("tok/s", "/throughput/total_tok_s", 1.0),
+        ("peak MB", "/server/peak_bytes", 1e-6),
+        ("mean rate", "/converted_rate/mean", 1.0),
+        ("KL", "/kl", 1.0),
+    ];
+    let _ = write!(out, "{:16}", "");
+    for (name, ..) in columns {
+        let _ = write!(out, " {name:>11}");
+    }
+    let number = |run: &Value, at: &str, unit: f64| run.pointer(at).and_then(Value::as_f64).map(|x| x * unit);
+    for (name, run) in runs {
+        let _ = write!(out, "\n{name:16}");
+        for (_, at, unit) in columns {
+            let cell = number(run, at, unit).map_or("-".into(), |x| format!("{x:.3}"));
+            let _ = write!(out, " {cell:>11}");
+        }
+    }
+    out.push('\n');
+    let Some((first, base)) = runs.first() else { return out };
+    for (name, run) in &runs[1..] {
+        let ratio = |at: &str, inverse: bool| {
+            let (a, b) = (number(base, at, 1.0)?, number(run, at, 1.0)?);
+            (a > 0.0 && b > 0.0).then_some(if inverse { b / a } else { a / b })
+        };
+        let text = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.2}x"));
+        let (p50, p99) = (text(ratio("/e2e_ms/p50", false)), text(ratio("/e2e_ms/p99", false)));
+        let speed = text(ratio("/throughput/total_tok_s", true));
+        let _ = writeln!(
+            out,
+            "{name} over {first}: whole request p50 {p50} faster, p99 {p99}, throughput {speed}"
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_says_what_was_gained() {
+        let run = |p99: f64, speed: f64| json!({"e2e_ms": {"p50": p99 / 2.0, "p99": p99}, "throughput": {"total_tok_s": speed}, "kl": 0.01});
+        let text = table(&[("a".into(), run(4000.0, 100.0)), ("b".into(), run(1000.0, 250.0))]);
+        assert!(
+            text.contains("b over a: whole request p50 4.00x faster, p99 4.00x, throughput 2.50x"),
+            "{text}"
+        );
+        assert!(text.lines().nth(1).is_some_and(|l| l.contains("4.000") && l.contains("-")), "{text}");
+    }
+}
