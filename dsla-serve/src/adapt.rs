@@ -33,7 +33,7 @@ pub struct Load {
     pub kv_bytes: usize,
     /// Bytes of their states.
     pub state_bytes: usize,
-    /// Bytes they would hold at their last token; what admission counts.
+    /// Those bytes with whole prompts counted from the start; what admission counts.
     pub reserved_bytes: usize,
     /// Bytes that keys, values and states together may take.
     pub kv_budget: Option<usize>,

@@ -1,8 +1,12 @@
 //! What the engine thread needs of a model: the seam at which tests put a model that fails on demand.
 
 use crate::Result;
+use crate::prefix::Weight;
 use dsla_model::core::Tensor;
-use dsla_model::{Model, Sequence, Step, Tokenizer, Want};
+use dsla_model::{Device, Model, Sequence, Step, Tokenizer, Want};
+
+/// Keys per chunk of a converted layer.
+const GRAIN: usize = 64;
 
 /// New tokens for one sequence.
 pub(crate) struct Feed<'a, S> {
@@ -43,6 +47,15 @@ pub(crate) trait Backend: Send + 'static {
     fn len(&self, seq: &Self::Sequence) -> usize;
 
     fn held(&self, seq: &Self::Sequence) -> Held;
+
+    /// A copy that goes its own way: feeding or folding either does not change the other.
+    fn snapshot(&self, seq: &Self::Sequence) -> Result<Self::Sequence>;
+
+    /// What a snapshot keeps in memory.
+    fn weight(&self, snapshot: &Self::Sequence) -> Weight;
+
+    /// Tokens at whose multiples a prompt may be cut without a change in any bit; `None` where nothing is promised.
+    fn grain(&self) -> Option<usize>;
 
     fn tokenizer(&self) -> Option<&Tokenizer>;
 
@@ -91,6 +104,22 @@ impl Backend for Model {
 
     fn held(&self, seq: &Sequence) -> Held {
         Held { kv: seq.kv_bytes(), state: seq.state_bytes() }
+    }
+
+    fn snapshot(&self, seq: &Sequence) -> Result<Sequence> {
+        Ok(seq.clone())
+    }
+
+    fn weight(&self, snapshot: &Sequence) -> Weight {
+        let held = Backend::held(self, snapshot);
+        Weight { own: held.kv + held.state, pages: Vec::new() }
+    }
+
+    /// On the host, of pieces of more than 16 tokens: softmax layers take any cut, converted ones count chunks of 64 keys from
+    /// the first that leaves the window. On a GPU nobody has looked.
+    fn grain(&self) -> Option<usize> {
+        let whole = self.adapter().is_none_or(|a| a.form.window.is_multiple_of(GRAIN));
+        (self.device() == Device::Cpu && whole).then_some(GRAIN)
     }
 
     fn tokenizer(&self) -> Option<&Tokenizer> {

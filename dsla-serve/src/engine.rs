@@ -29,8 +29,12 @@ pub struct EngineConfig {
     pub max_running: usize,
     /// Prompt tokens per step, 1 or more: bounds how long a long prompt holds up the others.
     pub prefill_chunk: usize,
-    /// Bytes that keys, values and states of running sequences may take. `None`: no bound.
+    /// Bytes that keys, values and states may take. `None`: no bound. When running sequences outgrow it, the prefix
+    /// cache gives way, then the youngest: it is computed again later, and its reader notices nothing but a delay.
     pub kv_budget: Option<usize>,
+    /// Bytes of it that the prefix cache may take: snapshots of sequences, for requests whose prompts begin the same.
+    /// 0 switches it off.
+    pub prefix_cache: usize,
     /// Requests that may wait, 1 or more.
     pub max_queue: usize,
     /// The most loss that conversion may cost: the mean KL divergence from the teacher in nats per token, as the
@@ -50,6 +54,7 @@ impl Default for EngineConfig {
             max_running: 16,
             prefill_chunk: 512,
             kv_budget: None,
+            prefix_cache: 512_000_000,
             max_queue: 256,
             max_quality_loss: None,
             fold_running: true,

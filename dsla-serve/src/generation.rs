@@ -35,6 +35,8 @@ pub struct Logprob {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that came from the prefix cache.
+    pub cached_tokens: usize,
     /// Tokens generated, an end token not counted.
     pub generated: usize,
     /// Layers that ran as dual-state linear attention.

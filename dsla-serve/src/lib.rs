@@ -23,7 +23,8 @@
 //! ```
 //!
 //! Same request, same seed, same text, whatever else runs: draws are numbered by (seed, place in the sequence), and
-//! prompts are cut at the same places in any batch. Where the policy changes a running sequence's layers its text
+//! where prompts are cut changes no bit. Nor does the prefix cache, nor a preemption, after which a sequence is computed
+//! again as it was. Where the policy changes a running sequence's layers its text
 //! follows; [`SamplingParams::rate`] pins them.
 
 pub mod adapt;
@@ -37,6 +38,7 @@ mod generation;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod latency;
+mod prefix;
 mod request;
 mod running;
 mod scheduler;
@@ -50,7 +52,7 @@ pub use error::{Error, Result};
 pub use generation::{Completion, Event, FinishReason, Generation, Logprob, Usage};
 pub use latency::Latency;
 pub use request::{Request, SamplingParams};
-pub use stats::{SequenceStats, Stats, StepReport};
+pub use stats::{PrefixStats, SequenceStats, Stats, StepReport};
 
 /// The README's example compiles.
 #[cfg(doctest)]

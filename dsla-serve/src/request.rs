@@ -42,6 +42,8 @@ pub struct SamplingParams {
     pub keep_special: bool,
     /// Report each token's natural log-probability and those of this many likeliest ones, under the plain softmax.
     pub logprobs: Option<usize>,
+    /// Use the prefix cache: begin with what it holds of the prompt, and keep a part of this prompt for others.
+    pub cache_prompt: bool,
     /// Share of layers to convert, in [0, 1]: the sequence starts and stays there, 0 = the exact teacher. `None`
     /// follows the engine's policy.
     pub rate: Option<f64>,
@@ -66,6 +68,7 @@ impl Default for SamplingParams {
             ignore_eos: false,
             keep_special: false,
             logprobs: None,
+            cache_prompt: true,
             rate: None,
         }
     }

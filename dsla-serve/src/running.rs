@@ -31,6 +31,11 @@ pub(crate) struct Submission {
 }
 
 impl Submission {
+    /// Whether the prefix cache may begin it, and keep a part of it. What needs every position's logits must say no here.
+    pub fn cacheable(&self) -> bool {
+        self.params.cache_prompt
+    }
+
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
@@ -49,31 +54,45 @@ impl Submission {
         }
         self.events.send(last);
     }
-
-    /// The last event of a request that was cancelled.
-    pub fn cancel(self, generated: usize, converted: usize, layers: usize) {
-        let usage = Usage { prompt_tokens: self.prompt.len(), generated, converted, layers };
-        let finish = Some(FinishReason::Cancelled);
-        self.end(Ok(Event { token: None, text: String::new(), logprob: None, finish, usage }));
-    }
 }
 
 type Adjusted = std::result::Result<Option<Tensor>, dsla_model::core::Error>;
 
-/// A running sequence.
-pub(crate) struct Running<S> {
+/// A request on the engine thread, all but its sequence: it waits without one. It was not admitted yet, or it was
+/// preempted and has its past to take in again.
+pub(crate) struct Task {
     pub request: Submission,
-    pub seq: S,
-    /// Prompt tokens fed.
+    /// Tokens taken in, of the prompt and of those generated.
     pub fed: usize,
-    /// Tokens generated.
-    pub generated: usize,
+    /// The most that were, before it was preempted.
+    fed_before: usize,
+    /// The prefix cache was asked.
+    pub begun: bool,
+    /// Where a snapshot is worth keeping, besides whole chunks.
+    pub keep: Vec<usize>,
+    /// Prompt tokens that the prefix cache gave.
+    pub cached: usize,
+    pub preemptions: usize,
+    /// Since when it waits, on the engine's clock.
+    pub waits_since: Duration,
     pub clock: Clock,
-    /// The newest of them, not fed yet.
-    last: u32,
+    /// Tokens generated; the newest is not fed yet.
+    ids: Vec<u32>,
+    /// Converted layers at the start.
+    pub start: usize,
+    /// Tokens that were taken in when one more layer was folded, fold by fold.
+    folds: Vec<usize>,
+    /// Those of them that the sequence has behind it.
+    folded: usize,
     adjust: Option<Adjust>,
     decode: DecodeStream,
     stop: StopMatcher,
+}
+
+/// A running request.
+pub(crate) struct Running<S> {
+    pub task: Task,
+    pub seq: S,
 }
 
 /// Where a sequence stood before a step, to tell whether a failed step touched it.
@@ -84,32 +103,14 @@ pub(crate) struct Mark {
 }
 
 impl<S> Running<S> {
-    pub fn new(mut request: Submission, seq: S, now: Duration) -> Running<S> {
-        let stop = StopMatcher::new(std::mem::take(&mut request.params.stop));
-        let adjust = Adjust::new(&request.prompt, &request.params);
-        let decode = DecodeStream::new(!request.params.keep_special);
-        let clock = Clock::new(request.submitted, now);
-        Running { request, seq, fed: 0, generated: 0, clock, last: 0, adjust, decode, stop }
-    }
-
-    /// Prompt plus the most it may generate.
-    pub fn total(&self) -> usize {
-        self.request.prompt.len() + self.request.params.max_tokens
-    }
-
-    /// Prompt tokens left to feed.
-    pub fn prompt_left(&self) -> usize {
-        self.request.prompt.len() - self.fed
-    }
-
-    /// What a planned step feeds.
+    /// What a planned step feeds: of the prompt, or one generated token. The logits after all that is known are wanted.
     pub fn feed(&mut self, step: Planned) -> Feed<'_, S> {
-        let left = self.prompt_left();
-        let tokens = match left {
-            0 => std::slice::from_ref(&self.last),
-            _ => &self.request.prompt[self.fed..self.fed + step.tokens.min(left)],
+        let Task { request: Submission { prompt, .. }, ids, fed, .. } = &self.task;
+        let tokens = match fed.checked_sub(prompt.len()) {
+            None => &prompt[*fed..(fed + step.tokens).min(prompt.len())],
+            Some(at) => &ids[at.min(ids.len())..(at + 1).min(ids.len())],
         };
-        Feed { seq: &mut self.seq, tokens, logits: step.tokens >= left }
+        Feed { seq: &mut self.seq, tokens, logits: fed + step.tokens == prompt.len() + ids.len() }
     }
 
     pub fn mark<B: Backend<Sequence = S>>(&self, backend: &B) -> Mark {
@@ -117,33 +118,122 @@ impl<S> Running<S> {
     }
 
     pub fn stats<B: Backend<Sequence = S>>(&self, backend: &B) -> SequenceStats {
-        let held = backend.held(&self.seq);
+        let (held, task) = (backend.held(&self.seq), &self.task);
         SequenceStats {
-            id: self.request.id,
-            prompt_tokens: self.request.prompt.len(),
-            prompt_fed: self.fed,
-            generated: self.generated,
+            id: task.request.id,
+            prompt_tokens: task.request.prompt.len(),
+            prompt_fed: task.fed.min(task.request.prompt.len()),
+            generated: task.ids.len(),
             converted: backend.converted(&self.seq),
             kv_bytes: held.kv,
             state_bytes: held.state,
         }
     }
+}
+
+impl Task {
+    pub fn new(mut request: Submission) -> Task {
+        let stop = StopMatcher::new(std::mem::take(&mut request.params.stop));
+        let adjust = Adjust::new(&request.prompt, &request.params);
+        let decode = DecodeStream::new(!request.params.keep_special);
+        Task {
+            fed: 0,
+            fed_before: 0,
+            begun: false,
+            keep: Vec::new(),
+            cached: 0,
+            preemptions: 0,
+            waits_since: request.submitted,
+            clock: Clock::new(request.submitted, request.submitted),
+            ids: Vec::new(),
+            start: 0,
+            folds: Vec::new(),
+            folded: 0,
+            adjust,
+            decode,
+            stop,
+            request,
+        }
+    }
+
+    /// Its sequence is let go. What it has said stays said: it will take the same tokens in again, fold the same layers at
+    /// the same places, and go on from there.
+    pub fn preempted(&mut self, now: Duration) {
+        self.fed_before = self.fed_before.max(self.fed);
+        (self.fed, self.folded, self.begun) = (0, 0, false);
+        self.preemptions += 1;
+        self.waits_since = now;
+    }
+
+    /// Prompt and tokens generated.
+    fn known(&self) -> usize {
+        self.request.prompt.len() + self.ids.len()
+    }
+
+    /// Notes that a planned step was carried out: prompt tokens fed, and tokens fed once more after a preemption.
+    pub fn took(&mut self, step: Planned) -> (usize, usize) {
+        let again = self.fed_before.saturating_sub(self.fed).min(step.tokens);
+        let of_prompt = self.fed < self.request.prompt.len();
+        self.fed += step.tokens;
+        (if of_prompt { step.tokens - again } else { 0 }, again)
+    }
+
+    /// Whether its next layer has to be folded now, as it was before it was preempted.
+    pub fn fold_is_due(&self) -> bool {
+        self.folds.get(self.folded).is_some_and(|&at| at <= self.fed)
+    }
+
+    /// Where folds will be due.
+    pub fn folds_ahead(&self) -> &[usize] {
+        &self.folds[self.folded..]
+    }
+
+    /// Nothing that was folded or said is still to be repeated: from here on it may change.
+    pub fn is_open(&self) -> bool {
+        let said = self.ids.is_empty() || self.fed + 1 >= self.known();
+        said && self.folds_ahead().is_empty()
+    }
+
+    /// Whether it has run at its first number of converted layers so far.
+    pub fn is_unfolded(&self) -> bool {
+        self.folded == 0
+    }
+
+    /// Notes that a layer was folded.
+    pub fn folded(&mut self) {
+        if self.folds_ahead().is_empty() {
+            self.folds.push(self.fed);
+        }
+        self.folded += 1;
+    }
+
+    /// Ends a request that was cancelled.
+    pub fn cancel(self, layers: usize) {
+        let finish = Some(FinishReason::Cancelled);
+        let usage = self.usage(self.start + self.folds.len(), layers);
+        self.request.end(Ok(Event { token: None, text: String::new(), logprob: None, finish, usage }));
+    }
+
+    fn usage(&self, converted: usize, layers: usize) -> Usage {
+        Usage {
+            prompt_tokens: self.request.prompt.len(),
+            cached_tokens: self.cached,
+            generated: self.ids.len(),
+            converted,
+            layers,
+        }
+    }
 
     /// Takes the next token from `logits` [V]. The event it makes; the last one has `finish` set.
-    pub fn accept<B: Backend<Sequence = S>>(
-        &mut self,
-        backend: &B,
-        logits: View,
-        layers: usize,
-    ) -> Result<Event> {
+    pub fn accept<B: Backend>(&mut self, backend: &B, logits: View, layers: usize) -> Result<Event> {
         let params = &self.request.params;
         let model = |e| Error::Model(dsla_model::Error::Kernel(e));
-        let early = self.generated < params.min_tokens;
+        let early = self.ids.len() < params.min_tokens;
         let eos = if params.ignore_eos { &[] } else { backend.eos() };
         let adjusted = self.adjusted(eos, early, &logits).map_err(model)?;
         let drawn_from = adjusted.as_ref().map_or(logits, Tensor::view);
         // The index of the draw is the token's place in its own sequence: no other request has a say in it.
-        let id = sample::forward(drawn_from, &params.draw(), self.generated as u64).map_err(model)?;
+        let id = sample::forward(drawn_from, &params.draw(), self.ids.len() as u64).map_err(model)?;
         let ended = eos.contains(&id) || params.stop_ids.contains(&id);
         let mut logprob = None;
         if let Some(n) = params.logprobs.filter(|_| !ended) {
@@ -152,8 +242,7 @@ impl<S> Running<S> {
         }
         let limit = params.max_tokens;
         if !ended {
-            self.generated += 1;
-            self.last = id;
+            self.ids.push(id);
             if let Some(adjust) = &mut self.adjust {
                 adjust.push(id);
             }
@@ -162,20 +251,15 @@ impl<S> Running<S> {
         let mut text = String::new();
         if let Some(tokenizer) = backend.tokenizer() {
             let more = if ended { String::new() } else { self.decode.push(tokenizer, id)? };
-            let last = ended || self.generated >= limit;
+            let last = ended || self.ids.len() >= limit;
             if self.speak(tokenizer, &more, last, early, &mut text)? {
                 finish = Some(FinishReason::Stop);
             }
         }
-        if finish.is_none() && self.generated >= limit {
+        if finish.is_none() && self.ids.len() >= limit {
             finish = Some(FinishReason::Length);
         }
-        let usage = Usage {
-            prompt_tokens: self.request.prompt.len(),
-            generated: self.generated,
-            converted: backend.converted(&self.seq),
-            layers,
-        };
+        let usage = self.usage(self.start + self.folded, layers);
         Ok(Event { token: (!ended).then_some(id), text, logprob, finish, usage })
     }
 

@@ -2,10 +2,19 @@
 //!
 //! Strictly first come, first served. The head of the queue waits until it fits and nobody overtakes it, so every
 //! request gets its turn. A step feeds one token of each sequence that generates, and prompts of the others in pieces
-//! that start at multiples of `prefill_chunk` of the sequence's own length: how a prompt is cut, and with it every
-//! rounding, does not depend on who else runs.
+//! that end at multiples of `prefill_chunk` of the sequence's own length, or at cuts that it names: how a prompt is cut
+//! does not depend on who else runs.
+//!
+//! A sequence is admitted when what it needs soon fits, not what it could need at its last token. When all of them
+//! have grown so much that their next step would exceed the budget, the youngest goes back to the head of the queue and
+//! is computed again later. The oldest never does, and fits alone, so it ends, and the next one is the oldest.
 
+use crate::footprint::Footprint;
 use std::collections::VecDeque;
+
+/// Tokens that every sequence must have room to grow by when another one is admitted: with less, the newcomer's prompt
+/// would soon have been fed in vain.
+pub(crate) const GROWTH: usize = 64;
 
 /// What a step may use.
 #[derive(Clone, Copy, Debug)]
@@ -14,7 +23,7 @@ pub(crate) struct Limits {
     pub max_running: usize,
     /// Prompt tokens per step, 1 or more.
     pub prefill_chunk: usize,
-    /// Bytes that running sequences may reserve.
+    /// Bytes that running sequences may hold.
     pub budget: Option<usize>,
 }
 
@@ -25,10 +34,14 @@ pub(crate) struct Waiting {
     pub id: u64,
     /// Prompt tokens, 1 or more.
     pub prompt: usize,
+    /// Prompt tokens, and those it has generated before it was preempted.
+    pub known: usize,
     /// Prompt tokens plus the most it may generate.
     pub total: usize,
     /// Converted layers the request insists on.
     pub pinned: Option<usize>,
+    /// Preempted: the converted layers it started with, and starts with again.
+    pub again: Option<usize>,
 }
 
 /// What one sequence is fed in a step.
@@ -39,27 +52,46 @@ pub(crate) struct Planned {
     pub tokens: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     waiting: Waiting,
-    /// Prompt tokens fed so far.
-    fed: usize,
-    /// Bytes reserved.
-    bytes: usize,
+    /// Tokens taken in.
+    len: usize,
+    /// Converted layers, at the start and now.
+    start: usize,
+    converted: usize,
+    /// Where pieces of the prompt end, besides multiples of the chunk.
+    cuts: Vec<usize>,
+}
+
+impl Slot {
+    /// Bytes it holds with `converted` layers when it has grown by `growth` tokens, its whole prompt counted from the start.
+    fn bytes(&self, footprint: &Footprint, converted: usize, growth: usize) -> usize {
+        let tokens = self.waiting.known.max(self.len).saturating_add(growth).min(self.waiting.total);
+        footprint.peak(tokens, converted)
+    }
+
+    /// What it is fed next: the rest of its prompt up to the next cut, or one token.
+    fn piece(&self, chunk: usize) -> usize {
+        let ends = (self.len / chunk).saturating_add(1).saturating_mul(chunk).min(self.waiting.prompt);
+        let cut = self.cuts.iter().copied().filter(|&cut| cut > self.len).min();
+        cut.map_or(ends, |cut| cut.min(ends)).saturating_sub(self.len).max(1)
+    }
 }
 
 /// The queue and the running set.
 #[derive(Clone, Debug)]
 pub(crate) struct Scheduler {
     limits: Limits,
+    footprint: Footprint,
     waiting: VecDeque<Waiting>,
     /// In order of arrival.
     running: Vec<Slot>,
 }
 
 impl Scheduler {
-    pub fn new(limits: Limits) -> Scheduler {
-        Scheduler { limits, waiting: VecDeque::new(), running: Vec::new() }
+    pub fn new(limits: Limits, footprint: Footprint) -> Scheduler {
+        Scheduler { limits, footprint, waiting: VecDeque::new(), running: Vec::new() }
     }
 
     /// Appends a request to the queue.
@@ -67,21 +99,33 @@ impl Scheduler {
         self.waiting.push_back(waiting);
     }
 
-    /// Moves requests from the queue's head to the running set while they fit. `cost`: the bytes a request will hold
-    /// at its last token.
-    pub fn admit(&mut self, mut cost: impl FnMut(&Waiting) -> usize) -> Vec<Waiting> {
+    /// Moves requests from the queue's head to the running set while they fit. `start`: the converted layers that a
+    /// request starts with; `None` lets it pass, so that it can be refused.
+    pub fn admit(&mut self, mut start: impl FnMut(&Waiting) -> Option<usize>) -> Vec<Waiting> {
         let mut admitted = Vec::new();
+        let mut bytes = self.bytes(GROWTH);
         while self.running.len() < self.limits.max_running {
             let Some(&head) = self.waiting.front() else { break };
-            let bytes = cost(&head);
-            if self.limits.budget.is_some_and(|budget| self.reserved().saturating_add(bytes) > budget) {
+            let start = start(&head);
+            let converted = start.unwrap_or(0);
+            let slot = Slot { waiting: head, len: 0, start: converted, converted, cuts: Vec::new() };
+            let with = bytes.saturating_add(start.map_or(0, |k| slot.bytes(&self.footprint, k, GROWTH)));
+            if self.limits.budget.is_some_and(|budget| with > budget) {
                 break;
             }
+            bytes = with;
             self.waiting.pop_front();
-            self.running.push(Slot { waiting: head, fed: 0, bytes });
+            self.running.push(slot);
             admitted.push(head);
         }
         admitted
+    }
+
+    /// What a running sequence begins with: tokens it need not be fed, and where its prompt is cut.
+    pub fn begin(&mut self, id: u64, len: usize, cuts: Vec<usize>) {
+        if let Some(slot) = self.slot(id) {
+            (slot.len, slot.cuts) = (len, cuts);
+        }
     }
 
     /// What the next step feeds, in order of arrival; empty only when nothing runs.
@@ -90,16 +134,16 @@ impl Scheduler {
         let mut room = Some(chunk);
         let mut plan = Vec::with_capacity(self.running.len());
         for slot in &self.running {
-            let left = slot.waiting.prompt - slot.fed;
-            if left == 0 {
-                plan.push(Planned { id: slot.waiting.id, tokens: 1 });
+            let id = slot.waiting.id;
+            if slot.len >= slot.waiting.prompt {
+                plan.push(Planned { id, tokens: 1 });
                 continue;
             }
-            let tokens = left.min(chunk);
+            let tokens = slot.piece(chunk);
             // The first that does not fit ends the prefills of this step: a shorter one behind it must not overtake.
             room = room.and_then(|room| room.checked_sub(tokens));
             if room.is_some() {
-                plan.push(Planned { id: slot.waiting.id, tokens });
+                plan.push(Planned { id, tokens });
             }
         }
         plan
@@ -108,23 +152,45 @@ impl Scheduler {
     /// Notes that a planned step was carried out.
     pub fn fed(&mut self, step: Planned) {
         if let Some(slot) = self.slot(step.id) {
-            slot.fed = (slot.fed + step.tokens).min(slot.waiting.prompt);
+            slot.len += step.tokens;
         }
     }
 
-    /// Changes what a running sequence reserves, if the budget allows it.
-    pub fn resize(&mut self, id: u64, bytes: usize) -> bool {
-        let (all, budget) = (self.reserved(), self.limits.budget);
-        let Some(slot) = self.slot(id) else { return false };
-        let others = all - slot.bytes;
-        let fits = bytes <= slot.bytes || budget.is_none_or(|budget| others.saturating_add(bytes) <= budget);
+    /// Whether a running sequence may have `converted` layers: it still fits alone at its last token, and with the others
+    /// now. Notes it if so.
+    pub fn convert(&mut self, id: u64, converted: usize) -> bool {
+        let Some(slot) = self.running.iter().find(|s| s.waiting.id == id) else { return false };
+        let [before, after] = [slot.converted, converted].map(|k| slot.bytes(&self.footprint, k, 1));
+        let alone = self.footprint.peak(slot.waiting.total, converted);
+        let others = self.bytes(1) - before;
+        let fits = |budget| alone <= budget && (after <= before || others.saturating_add(after) <= budget);
+        let fits = self.limits.budget.is_none_or(fits);
         if fits {
-            slot.bytes = bytes;
+            self.converted(id, converted);
         }
         fits
     }
 
-    /// Forgets a request, queued or running, and its reservation.
+    /// Notes that a running sequence has `converted` layers.
+    pub fn converted(&mut self, id: u64, converted: usize) {
+        if let Some(slot) = self.slot(id) {
+            slot.converted = converted;
+        }
+    }
+
+    /// If the next step of all would exceed the budget: the youngest, which is at the head of the queue again.
+    pub fn preempt(&mut self) -> Option<u64> {
+        if self.running.len() < 2 || self.limits.budget.is_none_or(|budget| self.bytes(1) <= budget) {
+            return None;
+        }
+        let Slot { waiting, len, start, .. } = self.running.pop()?;
+        // Fed beyond what was known: each token of that was generated, and one that is not fed yet.
+        let known = if len < waiting.known { waiting.known } else { len + 1 };
+        self.waiting.push_front(Waiting { known: known.min(waiting.total), again: Some(start), ..waiting });
+        Some(waiting.id)
+    }
+
+    /// Forgets a request, queued or running.
     pub fn remove(&mut self, id: u64) {
         self.waiting.retain(|w| w.id != id);
         self.running.retain(|s| s.waiting.id != id);
@@ -146,9 +212,18 @@ impl Scheduler {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Bytes the running sequences reserve.
+    /// Bytes that running sequences hold, their whole prompts counted from the start.
     pub fn reserved(&self) -> usize {
-        self.running.iter().map(|s| s.bytes).sum()
+        self.bytes(0)
+    }
+
+    /// Bytes that are left beside them after the next step.
+    pub fn left(&self) -> usize {
+        self.limits.budget.map_or(usize::MAX, |budget| budget.saturating_sub(self.bytes(1)))
+    }
+
+    fn bytes(&self, growth: usize) -> usize {
+        self.running.iter().map(|s| s.bytes(&self.footprint, s.converted, growth)).sum()
     }
 
     fn slot(&mut self, id: u64) -> Option<&mut Slot> {

@@ -20,9 +20,9 @@ pub struct Stats {
     pub kv_bytes: usize,
     /// Bytes of their states, window rings included.
     pub state_bytes: usize,
-    /// Bytes they would hold at their last token; what admission counts.
+    /// Those bytes with whole prompts counted from the start; what admission counts.
     pub reserved_bytes: usize,
-    /// Bytes that keys, values and states may take.
+    /// Bytes that keys, values and states may take, those of the prefix cache included.
     pub kv_budget: Option<usize>,
     /// Layers of the model.
     pub layers: usize,
@@ -38,6 +38,12 @@ pub struct Stats {
     pub prompt_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
+    /// Running requests that went back to the queue for want of bytes.
+    pub preemptions: u64,
+    /// Tokens fed once more after that, counted nowhere else.
+    pub recomputed_tokens: u64,
+    /// The prefix cache.
+    pub prefix: PrefixStats,
     /// Requests that ended by themselves: at an end token, a stop string or `max_tokens`.
     pub finished: u64,
     /// Those of them that ended at `max_tokens`.
@@ -48,6 +54,26 @@ pub struct Stats {
     pub failed: u64,
     /// The running sequences, in order of arrival.
     pub sequences: Vec<SequenceStats>,
+}
+
+/// The prefix cache. Counters are tokens, of every request's first admission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PrefixStats {
+    /// Prompt tokens looked up.
+    pub queries: u64,
+    /// Those that came from the cache instead of being fed.
+    pub hits: u64,
+    /// Those that the cache holds, but computed at another number of converted layers.
+    pub other_rate: u64,
+    /// Those that came before, with no snapshot to show for it: evicted, or none was taken there.
+    pub not_kept: u64,
+    /// Snapshots held.
+    pub entries: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Snapshots dropped to make room.
+    pub evictions: u64,
 }
 
 /// One running sequence.

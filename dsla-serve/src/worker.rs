@@ -3,9 +3,10 @@
 use crate::adapt::{Controller, Load};
 use crate::backend::{Backend, Feed};
 use crate::engine::{EngineConfig, Shared};
-use crate::latency::Recent;
+use crate::latency::{Clock, Recent};
+use crate::prefix::Prefixes;
 use crate::request::Facts;
-use crate::running::{Running, Submission};
+use crate::running::{Running, Submission, Task};
 use crate::scheduler::{Limits, Planned, Scheduler, Waiting};
 use crate::stats::{Stats, StepReport};
 use crate::{Error, FinishReason, Result};
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -23,9 +25,17 @@ pub(crate) struct Worker<B: Backend> {
     facts: Facts,
     controller: Controller,
     scheduler: Scheduler,
-    waiting: BTreeMap<u64, Submission>,
+    waiting: BTreeMap<u64, Task>,
     /// By id, which is the scheduler's order too.
     running: BTreeMap<u64, Running<B::Sequence>>,
+    prefixes: Prefixes<B::Sequence>,
+    /// Prompt tokens per step, and what cuts of prompts are multiples of.
+    chunk: usize,
+    grain: usize,
+    /// Bytes that the prefix cache may take.
+    most_cached: usize,
+    /// Tokens in the cache at other conversion rates when that was last warned of.
+    said_other_rate: u64,
     /// Layers folded per step at most; 0 when running sequences are not folded.
     max_folds: usize,
     stats: Stats,
@@ -50,12 +60,20 @@ impl<B: Backend> Worker<B> {
                 "this adapter's gates read more than a KV cache holds: running sequences stay as they are"
             );
         }
+        let chunk = config.prefill_chunk;
+        // Where nothing else is promised a prompt is only cut where it is cut anyway.
+        let grain = backend.grain().filter(|grain| chunk.is_multiple_of(*grain)).unwrap_or(chunk);
         Worker {
             backend,
+            scheduler: Scheduler::new(limits, facts.footprint.clone()),
             shared,
             facts,
             controller,
-            scheduler: Scheduler::new(limits),
+            prefixes: Prefixes::new(grain, config.prefix_cache),
+            chunk,
+            grain,
+            most_cached: config.prefix_cache,
+            said_other_rate: 0,
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
             max_folds: if config.fold_running && foldable { config.max_folds_per_step } else { 0 },
@@ -78,6 +96,7 @@ impl<B: Backend> Worker<B> {
             self.adapt();
             self.admit();
             let folds = self.fold();
+            self.make_room();
             let stepped = self.step();
             self.publish();
             if let Some((prompt_tokens, generated_tokens)) = stepped.filter(|_| self.shared.watched()) {
@@ -96,32 +115,31 @@ impl<B: Backend> Worker<B> {
     fn enqueue(&mut self, request: Submission) {
         let prompt = request.prompt.len();
         let total = prompt + request.params.max_tokens;
-        self.scheduler.enqueue(Waiting { id: request.id, prompt, total, pinned: request.pinned });
-        self.waiting.insert(request.id, request);
+        let (id, pinned) = (request.id, request.pinned);
+        self.scheduler.enqueue(Waiting { id, prompt, known: prompt, total, pinned, again: None });
+        self.waiting.insert(id, Task::new(request));
     }
 
     /// Ends cancelled requests, or all of them.
     fn prune(&mut self, all: bool) {
         let layers = self.facts.ladder.layers();
         let gone: Vec<u64> =
-            self.waiting.iter().filter(|(_, r)| all || r.is_cancelled()).map(|(id, _)| *id).collect();
+            self.waiting.iter().filter(|(_, t)| all || t.request.is_cancelled()).map(|(id, _)| *id).collect();
         for id in gone {
-            let Some(request) = self.waiting.remove(&id) else { continue };
+            let Some(task) = self.waiting.remove(&id) else { continue };
             self.scheduler.remove(id);
             self.stats.cancelled += 1;
-            request.cancel(0, 0, layers);
+            task.cancel(layers);
         }
-        let gone = self.running.iter().filter(|(_, r)| all || r.request.is_cancelled());
+        let gone = self.running.iter().filter(|(_, r)| all || r.task.request.is_cancelled());
         let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
         for id in gone {
             let Some(running) = self.running.remove(&id) else { continue };
             self.scheduler.remove(id);
             self.stats.cancelled += 1;
-            let converted = self.backend.converted(&running.seq);
-            let Running { request, seq, generated, .. } = running;
             // Memory first: whoever sees the event finds it free.
-            drop(seq);
-            request.cancel(generated, converted, layers);
+            drop(running.seq);
+            running.task.cancel(layers);
         }
     }
 
@@ -132,7 +150,7 @@ impl<B: Backend> Worker<B> {
         let (longest, tokens) = waiting.fold((0, 0), |(max, sum), w| (w.prompt.max(max), sum + w.prompt));
         let now = self.shared.now();
         let first = self.waiting.values().next();
-        let longest_wait = first.map_or(Duration::ZERO, |r| now.saturating_sub(r.submitted));
+        let longest_wait = first.map_or(Duration::ZERO, |r| now.saturating_sub(r.waits_since));
         let (first_token_p90, inter_token_p90) = {
             let mut latency = self.shared.latency();
             latency.forget(now);
@@ -168,27 +186,24 @@ impl<B: Backend> Worker<B> {
     fn admit(&mut self) {
         let target = self.controller.target();
         let facts = &self.facts;
-        let start = |w: &Waiting| facts.start(w.total, w.pinned, target);
-        let admitted = self.scheduler.admit(|w| match start(w) {
-            Ok(converted) => facts.footprint.peak(w.total, converted),
-            // Refused below, once it is out of the queue.
-            Err(_) => 0,
-        });
-        for w in admitted {
-            let Some(request) = self.waiting.remove(&w.id) else { continue };
-            let started =
-                facts.start(w.total, w.pinned, target).and_then(|converted| self.backend.start(converted));
-            match started {
+        // A preempted one starts as it did. What fits nowhere is refused below, once it is out of the queue.
+        let start = |w: &Waiting| w.again.map_or_else(|| facts.start(w.total, w.pinned, target), Ok);
+        for w in self.scheduler.admit(|w| start(w).ok()) {
+            let Some(mut task) = self.waiting.remove(&w.id) else { continue };
+            match start(&w).and_then(|converted| self.backend.start(converted)) {
                 Ok(seq) => {
-                    tracing::debug!(parent: &request.span, converted = self.backend.converted(&seq), "admitted");
-                    let running = Running::new(request, seq, self.shared.now());
-                    self.shared.latency().admitted(&running.clock);
-                    self.running.insert(w.id, running);
+                    task.start = self.backend.converted(&seq);
+                    tracing::debug!(parent: &task.request.span, converted = task.start, "admitted");
+                    if task.preemptions == 0 {
+                        task.clock = Clock::new(task.request.submitted, self.shared.now());
+                        self.shared.latency().admitted(&task.clock);
+                    }
+                    self.running.insert(w.id, Running { task, seq });
                 }
                 Err(error) => {
                     self.scheduler.remove(w.id);
                     self.stats.failed += 1;
-                    request.end(Err(error));
+                    task.request.end(Err(error));
                 }
             }
         }
@@ -197,38 +212,57 @@ impl<B: Backend> Worker<B> {
 
     /// Brings running sequences closer to the target, those with most keys and values first. Layers folded.
     fn fold(&mut self) -> usize {
+        self.fold_again();
         let target = self.controller.target();
         let mut folds = 0;
         let mut no_room = Vec::new();
         while folds < self.max_folds {
             let behind = self.running.iter().filter(|(id, r)| {
-                let open = r.request.pinned.is_none() && r.fed > 0 && !no_room.contains(*id);
+                let t = &r.task;
+                let open = t.request.pinned.is_none() && t.fed > 0 && t.is_open() && !no_room.contains(*id);
                 open && self.backend.converted(&r.seq) < target
             });
             let next = behind.max_by_key(|(_, r)| self.backend.held(&r.seq).kv).map(|(id, _)| *id);
-            let Some((id, r)) = next.and_then(|id| Some((id, self.running.get_mut(&id)?))) else { break };
+            let Some((id, r)) = next.and_then(|id| Some((id, self.running.get(&id)?))) else { break };
             // A short sequence's state is larger than its keys and values: it has to fit first.
-            let converted = self.backend.converted(&r.seq) + 1;
-            if !self.scheduler.resize(id, self.facts.footprint.peak(r.total(), converted)) {
+            if !self.scheduler.convert(id, self.backend.converted(&r.seq) + 1) {
                 no_room.push(id);
                 continue;
             }
-            match self.backend.fold(&mut r.seq) {
-                Ok(()) if self.backend.converted(&r.seq) == converted => folds += 1,
-                Ok(()) => {
-                    let got = self.backend.converted(&r.seq);
-                    self.fail(id, Error::internal("converted layers after a fold", got, converted));
-                }
-                Err(error) => self.fail(id, error),
-            }
+            folds += usize::from(self.fold_one(id));
         }
         self.stats.folds += folds as u64;
         folds
     }
 
+    /// Repeats the folds of preempted sequences where they were.
+    fn fold_again(&mut self) {
+        let due = |r: &Running<B::Sequence>| r.task.fold_is_due();
+        while let Some((&id, r)) = self.running.iter().find(|(_, r)| due(r)) {
+            self.scheduler.converted(id, self.backend.converted(&r.seq) + 1);
+            self.fold_one(id);
+        }
+    }
+
+    /// Folds the next layer of a running sequence; whether that went well.
+    fn fold_one(&mut self, id: u64) -> bool {
+        let Some(r) = self.running.get_mut(&id) else { return false };
+        let want = self.backend.converted(&r.seq) + 1;
+        let error = match self.backend.fold(&mut r.seq) {
+            Ok(()) if self.backend.converted(&r.seq) == want => {
+                r.task.folded();
+                return true;
+            }
+            Ok(()) => Error::internal("converted layers after a fold", self.backend.converted(&r.seq), want),
+            Err(error) => error,
+        };
+        self.fail(id, error);
+        false
+    }
+
     /// One step of every planned sequence: prompt tokens fed and tokens generated; `None` when nothing runs.
     fn step(&mut self) -> Option<(usize, usize)> {
-        let plan = self.scheduler.plan();
+        let plan = self.begin();
         if plan.is_empty() {
             return None;
         }
@@ -243,11 +277,14 @@ impl<B: Backend> Worker<B> {
             };
             self.scheduler.fed(planned);
             let Some(r) = self.running.get_mut(&planned.id) else { continue };
-            let fed = planned.tokens.min(r.prompt_left());
-            r.fed += fed;
-            prompt_tokens += fed;
-            let Some(logits) = logits else { continue };
-            match r.accept(&self.backend, logits.view(), self.facts.ladder.layers()) {
+            let (of_prompt, again) = r.task.took(planned);
+            prompt_tokens += of_prompt;
+            self.stats.recomputed_tokens += again as u64;
+            let Some(logits) = logits else {
+                self.keep(planned.id);
+                continue;
+            };
+            match r.task.accept(&self.backend, logits.view(), self.facts.ladder.layers()) {
                 Ok(event) => {
                     generated += usize::from(event.token.is_some());
                     self.deliver(planned.id, event);
@@ -297,10 +334,10 @@ impl<B: Backend> Worker<B> {
         if let Some(r) = self.running.get_mut(&id) {
             let mut latency = self.shared.latency();
             if event.token.is_some() {
-                latency.token(&mut r.clock, now);
+                latency.token(&mut r.task.clock, now);
             }
             if event.finish.is_some() {
-                latency.ended(&r.clock, now, event.usage.prompt_tokens, event.usage.generated);
+                latency.ended(&r.task.clock, now, event.usage.prompt_tokens, event.usage.generated);
             }
         }
         if let Some(finish) = event.finish {
@@ -311,7 +348,7 @@ impl<B: Backend> Worker<B> {
             }
         } else if let Some(r) = self.running.get(&id) {
             // A receiver that is gone has also set the flag that the next step looks at.
-            r.request.events.send(Ok(event));
+            r.task.request.events.send(Ok(event));
         }
     }
 
@@ -327,7 +364,7 @@ impl<B: Backend> Worker<B> {
         self.scheduler.remove(id);
         let running = self.running.remove(&id)?;
         drop(running.seq);
-        Some(running.request)
+        Some(running.task.request)
     }
 
     fn publish(&mut self) {
@@ -338,6 +375,7 @@ impl<B: Backend> Worker<B> {
         self.stats.kv_bytes = sequences.iter().map(|s| s.kv_bytes).sum();
         self.stats.state_bytes = sequences.iter().map(|s| s.state_bytes).sum();
         self.stats.reserved_bytes = self.scheduler.reserved();
+        self.stats.prefix = self.prefixes.stats();
         self.stats.kv_budget = self.facts.budget;
         self.stats.layers = self.facts.ladder.layers();
         self.stats.converted_target = self.controller.target();

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
     prompt: usize,
+    cached: usize,
     generated: usize,
     /// Of the choice that ran with most layers converted.
     converted: usize,
@@ -27,6 +28,7 @@ impl Totals {
     /// A choice's last usage. A prompt counts once, however many choices continue it.
     fn add(&mut self, usage: &Usage, first_of_prompt: bool) {
         self.prompt += if first_of_prompt { usage.prompt_tokens } else { 0 };
+        self.cached += if first_of_prompt { usage.cached_tokens } else { 0 };
         self.generated += usage.generated;
         self.converted = self.converted.max(usage.converted);
         self.layers = usage.layers;
@@ -37,6 +39,7 @@ impl Totals {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.generated,
             "total_tokens": self.prompt + self.generated,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
             "dsla": {
                 "rate": self.converted as f64 / self.layers.max(1) as f64,
                 "converted_layers": self.converted,

@@ -66,9 +66,11 @@ impl Page {
             ("state_bytes", "Bytes of states and windows of running sequences.", s.state_bytes as f64),
             (
                 "reserved_bytes",
-                "Bytes that running sequences would hold at their last token.",
+                "Bytes of running sequences with whole prompts counted from the start.",
                 s.reserved_bytes as f64,
             ),
+            ("prefix_cache_entries", "Snapshots in the prefix cache.", s.prefix.entries as f64),
+            ("prefix_cache_bytes", "Their bytes.", s.prefix.bytes as f64),
         ];
         for (name, help, value) in gauges {
             self.one(name, "gauge", help, value);
@@ -83,9 +85,27 @@ impl Page {
             ("folds_total", "Layers of running sequences folded from keys and values into states.", s.folds),
             ("prompt_tokens_total", "Prompt tokens fed.", s.prompt_tokens),
             ("generation_tokens_total", "Tokens generated.", s.generated_tokens),
+            (
+                "num_preemptions_total",
+                "Running requests that went back to the queue for want of bytes.",
+                s.preemptions,
+            ),
+            ("recomputed_tokens_total", "Tokens fed once more after that.", s.recomputed_tokens),
+            ("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", s.prefix.queries),
+            ("prefix_cache_hits_total", "Prompt tokens that the prefix cache gave.", s.prefix.hits),
+            ("prefix_cache_evictions_total", "Snapshots dropped from the prefix cache.", s.prefix.evictions),
         ];
         for (name, help, value) in counters {
             self.one(name, "counter", help, value as f64);
+        }
+        let name = "prefix_cache_unusable_total";
+        self.head(
+            name,
+            "counter",
+            "Prompt tokens that came before and were no hit: computed at another rate, or not kept.",
+        );
+        for (reason, n) in [("other_rate", s.prefix.other_rate), ("not_kept", s.prefix.not_kept)] {
+            self.sample(name, &format!("reason=\"{reason}\""), n as f64);
         }
     }
 

@@ -90,6 +90,7 @@ pub(super) fn read(body: &Fields) -> ApiResult<Wishes> {
         ignore_eos: body.bool("ignore_eos")?.unwrap_or(plain.ignore_eos),
         keep_special: !body.bool("skip_special_tokens")?.unwrap_or(true),
         logprobs: None,
+        cache_prompt: body.bool("cache_prompt")?.unwrap_or(plain.cache_prompt),
         rate: match body.object("dsla")? {
             Some(dsla) => dsla.number("rate")?,
             None => None,

@@ -99,11 +99,22 @@ fn snapshot(engine: &Engine, name: &str) -> Value {
         "counters": {
             "steps": stats.steps,
             "folds": stats.folds,
+            "preemptions": stats.preemptions,
+            "recomputed_tokens": stats.recomputed_tokens,
             "prompt_tokens": stats.prompt_tokens,
             "generated_tokens": stats.generated_tokens,
             "finished": stats.finished,
             "cancelled": stats.cancelled,
             "failed": stats.failed,
+        },
+        "prefix_cache": {
+            "queries": stats.prefix.queries,
+            "hits": stats.prefix.hits,
+            "other_rate": stats.prefix.other_rate,
+            "not_kept": stats.prefix.not_kept,
+            "entries": stats.prefix.entries,
+            "bytes": stats.prefix.bytes,
+            "evictions": stats.prefix.evictions,
         },
         "latency": {
             "window_s": WINDOW.as_secs(),

@@ -3,11 +3,12 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 fn request(id: u64, prompt: usize, max_tokens: usize) -> Waiting {
-    Waiting { id, prompt, total: prompt + max_tokens, pinned: None }
+    Waiting { id, prompt, known: prompt, total: prompt + max_tokens, pinned: None, again: None }
 }
 
 fn scheduler(max_running: usize, prefill_chunk: usize, budget: Option<usize>) -> Scheduler {
-    Scheduler::new(Limits { max_running, prefill_chunk, budget })
+    // A byte per token, none when the one layer is converted.
+    Scheduler::new(Limits { max_running, prefill_chunk, budget }, Footprint::new(1, 1, vec![0, 3]))
 }
 
 fn ids(admitted: &[Waiting]) -> Vec<u64> {
@@ -29,7 +30,7 @@ fn prompts_in_chunks_among_decodes() {
     let mut s = scheduler(4, 8, None);
     s.enqueue(request(0, 3, 9));
     s.enqueue(request(1, 20, 9));
-    assert_eq!(ids(&s.admit(|_| 0)), [0, 1]);
+    assert_eq!(ids(&s.admit(|_| Some(0))), [0, 1]);
     // 8 more tokens of request 1 do not fit beside 3 of request 0, and a shorter piece would depend on request 0.
     assert_eq!(run(&mut s), [(0, 3)]);
     assert_eq!(run(&mut s), [(0, 1), (1, 8)]);
@@ -44,25 +45,75 @@ fn short_prompts_share_a_step_and_do_not_overtake() {
     for (id, prompt) in [(0, 3), (1, 5), (2, 6), (3, 1)] {
         s.enqueue(request(id, prompt, 1));
     }
-    s.admit(|_| 0);
+    s.admit(|_| Some(0));
     assert_eq!(plan(&s), [(0, 3), (1, 5)]);
 }
 
 #[test]
+fn pieces_end_at_cuts() {
+    let mut s = scheduler(4, 8, None);
+    s.enqueue(request(0, 30, 9));
+    s.admit(|_| Some(0));
+    s.begin(0, 2, vec![0, 24, 6, 28]);
+    let pieces: Vec<usize> = (0..7).map(|_| run(&mut s)[0].1).collect();
+    assert_eq!(pieces, [4, 2, 8, 8, 4, 2, 1], "to 6, 8, 16, 24, 28, 30, and on by tokens");
+}
+
+#[test]
 fn the_head_waits_for_bytes_and_nobody_overtakes_it() {
-    let mut s = scheduler(4, 8, Some(100));
-    for (id, total) in [(0, 60), (1, 50), (2, 10)] {
-        s.enqueue(request(id, 1, total - 1));
+    let mut s = scheduler(4, 8, Some(200));
+    for (id, prompt, new) in [(0, 60, 140), (1, 50, 150), (2, 5, 5)] {
+        s.enqueue(request(id, prompt, new));
     }
-    let cost = |w: &Waiting| w.total;
-    assert_eq!(ids(&s.admit(cost)), [0]);
-    assert_eq!(s.reserved(), 60);
-    assert!(s.resize(0, 40), "a fold");
-    assert_eq!(ids(&s.admit(cost)), [1, 2]);
-    assert!(!s.resize(2, 11), "a fold that would take more than there is");
-    assert_eq!(s.reserved(), 100);
+    assert_eq!(ids(&s.admit(|_| Some(0))), [0], "60 and 64 to grow by, 50 and 64 more are too many");
+    assert_eq!((s.reserved(), s.left()), (60, 139), "its prompt, and the next token");
+    assert!(s.convert(0, 1), "a fold");
+    assert_eq!(s.reserved(), 3);
+    assert_eq!(ids(&s.admit(|_| Some(0))), [1, 2]);
     s.remove(1);
-    assert_eq!((s.reserved(), s.running()), (50, 2));
+    assert_eq!((s.reserved(), s.running()), (8, 2));
+}
+
+#[test]
+fn a_fold_has_to_fit_now_and_at_the_end() {
+    let footprint = Footprint::new(2, 1, vec![0, 90, 180]);
+    let limits = Limits { max_running: 4, prefill_chunk: 8, budget: Some(150) };
+    let mut s = Scheduler::new(limits, footprint);
+    s.enqueue(request(0, 10, 20));
+    s.enqueue(request(1, 10, 10));
+    assert_eq!(ids(&s.admit(|_| Some(0))), [0, 1]);
+    assert!(!s.convert(0, 2), "180 bytes fit never");
+    assert!(s.convert(0, 1), "90 and 11, beside 22");
+    assert!(!s.convert(1, 1), "101 do not fit beside 101");
+    s.remove(0);
+    assert!(s.convert(1, 1));
+    assert!(!s.convert(7, 1), "nobody");
+}
+
+#[test]
+fn the_youngest_goes_back_to_the_head() {
+    let mut s = scheduler(4, 64, Some(230));
+    for id in 0..4 {
+        s.enqueue(request(id, 10, 100));
+    }
+    assert_eq!(ids(&s.admit(|_| Some(0))), [0, 1, 2], "74 bytes each");
+    for _ in 0..67 {
+        assert_eq!(s.preempt(), None);
+        run(&mut s);
+    }
+    assert_eq!((s.reserved(), s.preempt()), (3 * 76, Some(2)));
+    assert_eq!(s.preempt(), None, "the others fit again");
+    let head = *s.waiting().next().expect("two wait");
+    let known = 10 + 67;
+    assert_eq!((head.id, head.known, head.again), (2, known, Some(0)), "66 tokens fed, 67 generated");
+    assert!(s.admit(|_| Some(0)).is_empty(), "141 bytes do not fit, and nobody overtakes");
+    s.remove(0);
+    assert_eq!(ids(&s.admit(|w| w.again.or(Some(0)))), [2]);
+    assert_eq!(s.reserved(), 76 + known, "what it knows is counted while it takes it in again");
+    s.remove(1);
+    s.remove(2);
+    s.admit(|_| Some(0));
+    assert_eq!((s.running(), s.preempt()), (1, None));
 }
 
 #[test]
@@ -72,9 +123,9 @@ fn removal_from_the_queue() {
     s.enqueue(request(1, 1, 1));
     s.enqueue(request(2, 1, 1));
     s.remove(1);
-    assert_eq!(ids(&s.admit(|_| 0)), [0]);
+    assert_eq!(ids(&s.admit(|_| Some(0))), [0]);
     s.remove(0);
-    assert_eq!(ids(&s.admit(|_| 0)), [2]);
+    assert_eq!(ids(&s.admit(|_| Some(0))), [2]);
     s.remove(2);
     assert!(s.is_idle() && s.plan().is_empty());
 }
@@ -82,14 +133,14 @@ fn removal_from_the_queue() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Any load of requests that fit at all: everyone finishes, in bounded time; budgets hold at every step; admission
-    /// and prefill happen in order of arrival; a prompt is cut as if it were alone.
+    /// Any load of requests that fit at all: everyone finishes, in bounded time; budgets hold at every step; the oldest
+    /// is never preempted, and order is kept whoever is; a prompt is cut as if it were alone.
     #[test]
     fn fair_bounded_and_ordered(
-        requests in prop::collection::vec((1usize..60, 1usize..12, 0usize..30, any::<bool>()), 1..30),
+        requests in prop::collection::vec((1usize..60, 1usize..200, 0usize..30, any::<bool>()), 1..30),
         max_running in 1usize..6,
         chunk in 1usize..24,
-        spare in 0usize..40,
+        spare in 0usize..200,
     ) {
         let budget = requests.iter().map(|r| r.0 + r.1).max().unwrap_or(1) + spare;
         let mut s = scheduler(max_running, chunk, Some(budget));
@@ -99,46 +150,63 @@ proptest! {
             at += gap;
             pending.push_back((at, request(id as u64, prompt, new), dropped));
         }
-        let bound = at + requests.iter().map(|r| r.0.div_ceil(chunk) + r.1 + 1).sum::<usize>();
-        let mut work: BTreeMap<u64, (Waiting, usize, bool)> = BTreeMap::new();
-        let (mut last_admitted, mut last_prefilled) = (None, None);
+        // The oldest moves in every step, and what it has done is never undone.
+        let bound = at + requests.iter().map(|r| r.0.div_ceil(chunk) + 1 + r.1 + 1).sum::<usize>();
+        // Fed now, and tokens generated so far.
+        let mut work: BTreeMap<u64, (Waiting, usize, usize, bool)> = BTreeMap::new();
+        let mut running = std::collections::BTreeSet::new();
         let mut done = 0;
         for step in 0..=bound {
             while pending.front().is_some_and(|p| p.0 <= step) {
                 let (_, w, dropped) = pending.pop_front().expect("just seen");
                 s.enqueue(w);
-                work.insert(w.id, (w, 0, dropped));
+                work.insert(w.id, (w, 0, 0, dropped));
             }
-            for w in s.admit(|w| w.total) {
-                prop_assert!(last_admitted < Some(w.id), "admission in order");
-                last_admitted = Some(w.id);
+            for w in s.admit(|_| Some(0)) {
+                prop_assert!(running.last() < Some(&w.id), "admission in order");
+                let (_, fed, generated, _) = work[&w.id];
+                prop_assert_eq!((fed, w.known), (0, w.prompt + generated));
+                running.insert(w.id);
+                // A cut that belongs to the sequence.
+                s.begin(w.id, 0, vec![w.prompt / 2]);
+            }
+            while let Some(id) = s.preempt() {
+                prop_assert_eq!(running.pop_last(), Some(id), "the youngest");
+                prop_assert!(!running.is_empty(), "never the oldest");
+                work.get_mut(&id).expect("a known id").1 = 0;
             }
             prop_assert!(s.running() <= max_running && s.reserved() <= budget);
+            prop_assert!(s.left() + s.reserved() <= budget);
             let plan = s.plan();
             prop_assert_eq!(plan.is_empty(), s.running() == 0, "a running set always moves");
+            prop_assert!(plan.first().map(|p| p.id) == running.first().copied(), "the oldest moves");
             let mut prefill = 0;
             for &p in &plan {
-                let (w, fed, dropped) = work.get_mut(&p.id).expect("a known id");
+                let (w, fed, generated, dropped) = work.get_mut(&p.id).expect("a known id");
                 if *fed < w.prompt {
-                    prop_assert_eq!(*fed % chunk, 0, "pieces start at multiples of the chunk");
-                    prop_assert_eq!(p.tokens, chunk.min(w.prompt - *fed), "pieces as if alone");
+                    let half = w.prompt / 2;
+                    let ends = ((*fed / chunk + 1) * chunk).min(w.prompt);
+                    let ends = if *fed < half { ends.min(half) } else { ends };
+                    prop_assert_eq!(p.tokens, ends - *fed, "pieces as if alone");
                     prefill += p.tokens;
-                    if *fed == 0 {
-                        prop_assert!(last_prefilled < Some(p.id), "prefill in order");
-                        last_prefilled = Some(p.id);
-                    }
                 } else {
                     prop_assert_eq!(p.tokens, 1);
                 }
                 *fed += p.tokens;
                 s.fed(p);
-                // Some are dropped half way, the others run to their last token.
-                if *fed >= w.total || (*dropped && *fed > w.total / 2) {
+                if *fed >= w.prompt + *generated {
+                    *generated += 1;
+                }
+                // Some are dropped half way, the others run to their last token, which nobody feeds.
+                if w.prompt + *generated >= w.total || (*dropped && *fed > w.total / 2) {
                     s.remove(p.id);
+                    running.remove(&p.id);
                     done += 1;
                 }
             }
             prop_assert!(prefill <= chunk);
+            let held: usize = running.iter().map(|id| work[id].1).sum();
+            prop_assert!(held <= budget);
             if done == requests.len() {
                 return Ok(());
             }

@@ -1,12 +1,18 @@
-//! The engine thread with a model that fails on demand. It counts: after token t comes t + 1.
+//! The engine thread with a model that fails on demand. It counts: after token t comes t + 1. Or it is chained: then
+//! what comes depends on all that was fed, how, and at how many converted layers.
+
+mod fake;
+mod memory;
 
 use super::*;
 use crate::adapt::{Ladder, Policy, Threshold};
 use crate::backend::Held;
 use crate::engine::Core;
 use crate::footprint::Footprint;
+use crate::prefix::Weight;
 use crate::{Event, FinishReason, Generation, Request, SamplingParams};
 use dsla_model::Tokenizer;
+use fake::{Fake, fake};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const VOCAB: usize = 50;
@@ -19,95 +25,6 @@ const FAILS: u32 = 40;
 const FAILS_LATE: u32 = 41;
 const NAN: u32 = 42;
 const PANICS: u32 = 43;
-
-#[derive(Clone)]
-struct Fake {
-    live: Arc<AtomicUsize>,
-    calls: Arc<AtomicUsize>,
-    pause: Duration,
-    foldable: bool,
-    eos: Vec<u32>,
-}
-
-struct Seq {
-    history: Vec<u32>,
-    converted: usize,
-    live: Arc<AtomicUsize>,
-}
-
-impl Drop for Seq {
-    fn drop(&mut self) {
-        self.live.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Backend for Fake {
-    type Sequence = Seq;
-
-    fn start(&self, converted: usize) -> Result<Seq> {
-        self.live.fetch_add(1, Ordering::SeqCst);
-        Ok(Seq { history: vec![], converted, live: Arc::clone(&self.live) })
-    }
-
-    fn forward(&self, feeds: &mut [Feed<'_, Seq>]) -> Result<Tensor> {
-        std::thread::sleep(self.pause);
-        self.calls.fetch_add(1, Ordering::SeqCst);
-        for feed in feeds.iter_mut() {
-            assert!(!feed.tokens.contains(&PANICS), "as ordered");
-            if feed.tokens.contains(&FAILS_LATE) {
-                feed.seq.history.push(0);
-            }
-            if feed.tokens.iter().any(|t| [FAILS, FAILS_LATE].contains(t)) {
-                return Err(Error::internal("fake", "a poisoned token", "none"));
-            }
-        }
-        let mut logits = vec![];
-        for feed in feeds.iter_mut() {
-            feed.seq.history.extend_from_slice(feed.tokens);
-            if feed.logits {
-                let mut row = [0.0; VOCAB];
-                let last = *feed.seq.history.last().expect("fed") as usize;
-                row[(last + 1) % 30] = if feed.seq.history.contains(&NAN) { f32::NAN } else { 9.0 };
-                logits.extend(row);
-            }
-        }
-        Ok(Tensor::from_f32([logits.len() / VOCAB, VOCAB], logits))
-    }
-
-    fn fold(&self, seq: &mut Seq) -> Result<()> {
-        seq.converted += 1;
-        Ok(())
-    }
-
-    fn foldable(&self) -> bool {
-        self.foldable
-    }
-
-    fn converted(&self, seq: &Seq) -> usize {
-        seq.converted
-    }
-
-    fn len(&self, seq: &Seq) -> usize {
-        seq.history.len()
-    }
-
-    fn held(&self, seq: &Seq) -> Held {
-        Held { kv: (LAYERS - seq.converted) * TOKEN * seq.history.len(), state: seq.converted * STATE }
-    }
-
-    fn tokenizer(&self) -> Option<&Tokenizer> {
-        None
-    }
-
-    fn eos(&self) -> &[u32] {
-        &self.eos
-    }
-}
-
-fn fake(pause_ms: u64) -> Fake {
-    let pause = Duration::from_millis(pause_ms);
-    Fake { live: Arc::default(), calls: Arc::default(), pause, foldable: true, eos: vec![] }
-}
 
 fn start(backend: &Fake, config: EngineConfig) -> Core {
     let facts = Facts {
@@ -364,7 +281,7 @@ fn the_byte_budget_holds_at_every_step() {
         "memory: a request of 70 tokens: got 2800 bytes of caches at 0 converted layers, want at most 2500"
     );
     core.shutdown(Duration::ZERO);
-    let held = |r: &StepReport| r.stats.kv_bytes + r.stats.state_bytes;
+    let held = |r: &StepReport| r.stats.kv_bytes + r.stats.state_bytes + r.stats.prefix.bytes;
     let reports: Vec<_> = reports.iter().collect();
     assert!(
         reports.iter().all(|r| held(r) <= 2500 && r.stats.reserved_bytes <= 2500 && r.stats.running <= 2)

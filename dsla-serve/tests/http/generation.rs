@@ -40,7 +40,7 @@ fn a_completion_is_the_engines_whole_or_streamed() {
         let choice = &got["choices"][0];
         assert_eq!(choice["text"], want.text);
         assert_eq!((&choice["finish_reason"], &choice["logprobs"]), (&json!("length"), &Value::Null));
-        let usage = json!({"prompt_tokens": 7, "completion_tokens": 40, "total_tokens": 47,
+        let usage = json!({"prompt_tokens": 7, "completion_tokens": 40, "total_tokens": 47, "prompt_tokens_details": {"cached_tokens": 0},
             "dsla": {"rate": 0.0, "converted_layers": 0, "layers": 2}});
         assert_eq!(got["usage"], usage);
         let mut streamed = body(seed, 40);

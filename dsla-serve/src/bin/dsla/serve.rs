@@ -28,9 +28,12 @@ pub struct Serve {
     /// Port to listen on (0: any free one).
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Bytes that keys, values and states may take: 500000000, 500M, 2G.
+    /// Bytes that keys, values and states may take: 500000000, 500M, 2G. Requests beyond it wait, or go back to waiting.
     #[arg(long, value_parser = bytes)]
     kv_budget: Option<usize>,
+    /// Bytes of them that snapshots of prompts may take, for requests that begin the same; 0 or off for none.
+    #[arg(long, default_value = "512M", value_parser = bytes_or_off)]
+    prefix_cache: usize,
     /// Sequences running at once.
     #[arg(long, default_value_t = 16)]
     max_running: usize,
@@ -123,6 +126,7 @@ impl Serve {
             max_running: self.max_running,
             prefill_chunk: self.prefill_chunk,
             kv_budget: self.kv_budget,
+            prefix_cache: self.prefix_cache,
             max_queue: self.max_queue,
             max_quality_loss: Some(self.max_quality_loss),
             ..EngineConfig::default()
@@ -233,6 +237,14 @@ fn bytes(text: &str) -> Result<usize, String> {
     number.checked_mul(unit).filter(|&n| n > 0).ok_or_else(want)
 }
 
+/// The same, or nothing.
+fn bytes_or_off(text: &str) -> Result<usize, String> {
+    match text {
+        "0" | "off" => Ok(0),
+        _ => bytes(text).map_err(|e| format!("{e}, or 0 or off")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +267,8 @@ mod tests {
     #[test]
     fn numbers_of_bytes() {
         assert_eq!((bytes("12"), bytes("3k"), bytes("4M")), (Ok(12), Ok(3_000), Ok(4_000_000)));
+        assert_eq!(["0", "off", "2G"].map(bytes_or_off), [Ok(0), Ok(0), Ok(2_000_000_000)]);
+        assert!(bytes_or_off("on").is_err_and(|e| e.contains("0 or off")));
         for wrong in ["", "k", "1K", "-1", "0", "1.5M", "99999999999999999999G", "18446744073709551615k"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }

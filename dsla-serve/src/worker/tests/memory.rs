@@ -1,0 +1,263 @@
+//! The prefix cache and preemption, over the chained model: one token, piece or fold out of place changes all that follows.
+
+use super::*;
+use proptest::prelude::*;
+use std::sync::atomic::AtomicBool;
+
+fn chained(pause_ms: u64) -> Fake {
+    Fake { chained: true, grain: Some(8), ..fake(pause_ms) }
+}
+
+fn prompt(n: usize, len: usize) -> Vec<u32> {
+    (0..len).map(|i| ((i * i + 7 * n + i * n) % 30) as u32).collect()
+}
+
+fn pinned(prompt: &[u32], max_tokens: usize, rate: f64) -> Request {
+    let mut request = request(prompt, max_tokens);
+    request.params.rate = Some(rate);
+    request
+}
+
+/// What the model says when a token of its text is drawn at each of these numbers of converted layers.
+fn reference(prompt: &[u32], converted: &[usize]) -> Vec<u32> {
+    let model = chained(0);
+    let mut seq = model.start(converted[0]).expect("a sequence");
+    let mut fed = prompt.to_vec();
+    let mut ids = vec![];
+    for &k in converted {
+        while seq.converted < k {
+            model.fold(&mut seq).expect("a fold");
+        }
+        let mut feeds = [Feed { seq: &mut seq, tokens: &fed, logits: true }];
+        let logits = model.forward(&mut feeds).expect("logits");
+        let best = logits.f32().iter().position(|x| *x > 0.0).expect("one") as u32;
+        ids.push(best);
+        fed = vec![best];
+    }
+    ids
+}
+
+/// The engine waits for all requests before it admits the first.
+fn together(backend: &Fake, config: EngineConfig, requests: Vec<Request>) -> (Core, Vec<Generation>) {
+    let (there, max_queue) = (Arc::new(AtomicBool::new(false)), requests.len().max(1));
+    let waits = Arc::clone(&there);
+    let mut inner = config.policy;
+    let policy = Policy::custom(move |load, target| {
+        while !waits.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        match &mut inner {
+            Policy::Custom(decide) => decide(load, target),
+            _ => 0,
+        }
+    });
+    let core = start(backend, EngineConfig { policy, max_queue, ..config });
+    let all = requests.into_iter().map(|r| core.submit(r).expect("accepted")).collect();
+    there.store(true, Ordering::Release);
+    (core, all)
+}
+
+#[test]
+fn a_hit_changes_nothing_but_the_work() {
+    let backend = chained(0);
+    let config = || EngineConfig { prefill_chunk: 32, ..EngineConfig::default() };
+    let first = prompt(1, 100);
+    let turn = [&first[..], &prompt(2, 30)].concat();
+    for rate in [0.0, 0.5, 1.0] {
+        let core = start(&backend, config());
+        let run = |p: &[u32]| {
+            let got = core.submit(pinned(p, 20, rate)).expect("accepted").wait().expect("a completion");
+            assert_eq!(got.ids, reference(p, &[(rate * 4.0) as usize; 20]));
+            got.usage.cached_tokens
+        };
+        assert_eq!(run(&first), 0);
+        assert_eq!(run(&first), 80, "the last cut that leaves 17 tokens");
+        assert_eq!(run(&turn), 80, "the next turn of a chat");
+        assert_eq!(run(&turn), 112);
+        // The first two turns stay with the one cut that they have in common; a third part has a cut of its own.
+        assert_eq!(run(&[&first[..50], &prompt(3, 30)].concat()), 32, "a whole chunk");
+        assert_eq!(run(&[&first[..50], &prompt(4, 30)].concat()), 48, "where the last one left the first");
+        let mut out = pinned(&turn, 20, rate);
+        out.params.cache_prompt = false;
+        let out = core.submit(out).expect("accepted").wait().expect("a completion");
+        assert_eq!(out.usage.cached_tokens, 0, "its wish");
+        eventually("counted", || core.shared.stats().finished == 7);
+        let stats = core.shared.stats();
+        assert_eq!(stats.prefix.hits, 80 + 80 + 112 + 32 + 48);
+        assert_eq!(stats.prefix.queries - stats.prefix.hits + turn.len() as u64, stats.prompt_tokens);
+        assert_eq!(stats.prefix.other_rate, 0);
+        drop(core);
+        assert_eq!(backend.live.load(Ordering::SeqCst), 0, "the cache went too");
+    }
+}
+
+#[test]
+fn another_rate_is_no_hit_and_counted() {
+    let core = start(&chained(0), EngineConfig { prefill_chunk: 32, ..EngineConfig::default() });
+    let p = prompt(1, 100);
+    for (rate, cached) in [(0.0, 0), (0.5, 0), (0.5, 80), (0.0, 80)] {
+        let got = core.submit(pinned(&p, 5, rate)).expect("accepted").wait().expect("a completion");
+        assert_eq!(got.usage.cached_tokens, cached);
+        assert_eq!(got.ids, reference(&p, &[(rate * 4.0) as usize; 5]));
+    }
+    assert_eq!(core.shared.stats().prefix.other_rate, 80);
+}
+
+#[test]
+fn folding_a_sequence_leaves_the_snapshot_alone() {
+    let target = Arc::new(AtomicUsize::new(0));
+    let wish = Arc::clone(&target);
+    let policy = Policy::custom(move |_, _| wish.load(Ordering::SeqCst));
+    let core = start(&chained(1), EngineConfig { policy, prefill_chunk: 32, ..EngineConfig::default() });
+    let p = prompt(1, 60);
+    for cached in [0, 40, 40] {
+        target.store(0, Ordering::SeqCst);
+        let mut folded = submit(&core, &p, 40);
+        let mut events = vec![folded.next().expect("an event").expect("a token")];
+        target.store(4, Ordering::SeqCst);
+        events.extend(folded.map(|e| e.expect("a token")));
+        let ids: Vec<u32> = events.iter().filter_map(|e| e.token).collect();
+        let converted: Vec<usize> = events.iter().map(|e| e.usage.converted).collect();
+        assert_eq!((events[0].usage.cached_tokens, converted[0], converted[39]), (cached, 0, 4));
+        assert_eq!(ids, reference(&p, &converted));
+    }
+}
+
+#[test]
+fn a_sequence_of_a_slot_that_was_used_knows_nothing_of_it() {
+    let core =
+        start(&chained(0), EngineConfig { max_running: 1, prefill_chunk: 8, ..EngineConfig::default() });
+    for n in 0..20 {
+        // Prompts that share nothing, a part, or all with the ones before.
+        let p = [&prompt(1, 10 * (n % 4))[..], &prompt(n % 3, 30)].concat();
+        assert_eq!(ids(submit(&core, &p, 10)), reference_in(&p, 8, 10), "{n}");
+    }
+    assert!(core.shared.stats().prefix.hits > 0);
+}
+
+/// Text at no converted layers; pieces do not matter unless they are single tokens.
+fn reference_in(prompt: &[u32], chunk: usize, tokens: usize) -> Vec<u32> {
+    assert_ne!(prompt.len() % chunk, 1, "the last piece of more than one token");
+    reference(prompt, &vec![0; tokens])
+}
+
+#[test]
+fn the_cache_gives_way_before_anyone_waits() {
+    // A token is 40 bytes: 100 of them.
+    let budget = 4000;
+    let config = EngineConfig { kv_budget: Some(budget), prefill_chunk: 32, ..EngineConfig::default() };
+    let backend = chained(0);
+    let core = start(&backend, config);
+    let reports = core.shared.subscribe();
+    for n in 0..6 {
+        assert_eq!(ids(submit(&core, &prompt(n, 40), 5)), reference(&prompt(n, 40), &[0; 5]));
+    }
+    eventually("counted", || core.shared.stats().finished == 6);
+    let stats = core.shared.stats();
+    assert!(stats.prefix.entries > 0 && stats.prefix.evictions > 0, "{:?}", stats.prefix);
+    let large = core.submit(request(&prompt(9, 90), 10)).expect("accepted");
+    assert_eq!(ids(large).len(), 10);
+    core.shutdown(Duration::from_secs(20));
+    let reports: Vec<_> = reports.iter().collect();
+    let all = |r: &StepReport| r.stats.kv_bytes + r.stats.state_bytes + r.stats.prefix.bytes;
+    assert!(reports.iter().all(|r| all(r) <= budget && r.stats.preemptions == 0));
+    assert_eq!(backend.live.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn zero_bytes_switch_it_off() {
+    let config = EngineConfig { prefix_cache: 0, prefill_chunk: 8, ..EngineConfig::default() };
+    let core = start(&chained(0), config);
+    for _ in 0..2 {
+        let got = submit(&core, &prompt(1, 60), 3).wait().expect("a completion");
+        assert_eq!((got.ids, got.usage.cached_tokens), (reference(&prompt(1, 60), &[0; 3]), 0));
+    }
+    assert_eq!(core.shared.stats().prefix, crate::PrefixStats::default());
+}
+
+#[test]
+fn a_preempted_text_is_the_text() {
+    // 240 tokens of 40 bytes each: three fit at first, and one at the end.
+    let budget = 12_600;
+    for prefix_cache in [0, 1 << 20] {
+        let backend = chained(0);
+        let config = EngineConfig {
+            kv_budget: Some(budget),
+            prefix_cache,
+            prefill_chunk: 16,
+            max_running: 8,
+            ..EngineConfig::default()
+        };
+        let ask = |n: usize| request(&prompt(n, 40), 200);
+        let (core, all) = together(&backend, config, (0..6).map(ask).collect());
+        let reports = core.shared.subscribe();
+        for (n, generation) in all.into_iter().enumerate() {
+            // Every event once, in order, as if nothing had happened.
+            let events: Vec<Event> = generation.map(|e| e.expect("an event")).collect();
+            let got: Vec<u32> = events.iter().filter_map(|e| e.token).collect();
+            assert_eq!(got, reference(&prompt(n, 40), &[0; 200]), "{n}");
+            assert!(events.iter().enumerate().all(|(i, e)| e.usage.generated == i + 1));
+        }
+        eventually("counted", || core.shared.stats().finished == 6);
+        let stats = core.shared.stats();
+        assert!(stats.preemptions > 0 && stats.recomputed_tokens > 0);
+        assert_eq!((stats.generated_tokens, stats.prompt_tokens), (6 * 200, 6 * 40), "once each");
+        let held = |r: &StepReport| r.stats.kv_bytes + r.stats.state_bytes + r.stats.prefix.bytes;
+        assert!(reports.try_iter().all(|r| held(&r) <= budget && r.stats.reserved_bytes <= budget));
+        let queue = core.shared.latency().queue.count();
+        assert_eq!(queue, 6, "a request is admitted once");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Under a budget too small for all and a policy that folds at some steps: everyone ends, in order of arrival where
+    /// that can be told, with the text that its own conversions give, and no step holds more than the budget.
+    #[test]
+    fn preempted_and_folded(
+        requests in prop::collection::vec((2usize..30, 1usize..160, any::<bool>()), 2..8),
+        rises in prop::collection::vec(0usize..60, 0..4),
+        spare in 0usize..3000,
+        prefix_cache in prop::sample::select(vec![0usize, 800, 1 << 20]),
+        max_folds_per_step in 1usize..4,
+    ) {
+        let peak = |r: &(usize, usize, bool)| (r.0 + r.1) * 40;
+        let budget = requests.iter().map(peak).max().unwrap_or(0) + spare;
+        let mut looks = 0;
+        let policy = Policy::custom(move |_, _| {
+            looks += 1;
+            rises.iter().filter(|at| **at < looks).count()
+        });
+        // A piece per prompt: then the numbers of layers that the events show are all there is.
+        let config = EngineConfig {
+            policy,
+            kv_budget: Some(budget),
+            prefix_cache,
+            prefill_chunk: 64,
+            max_folds_per_step,
+            ..EngineConfig::default()
+        };
+        let backend = Fake { grain: Some(64), ..chained(0) };
+        let asked = requests.iter().enumerate().map(|(n, r)| {
+            let mut request = request(&prompt(n, r.0), r.1);
+            request.params.rate = r.2.then_some(0.0);
+            request
+        });
+        let (core, all) = together(&backend, config, asked.collect());
+        let reports = core.shared.subscribe();
+        for (n, generation) in all.into_iter().enumerate() {
+            let events: Vec<Event> = generation.map(|e| e.expect("an event")).collect();
+            let got: Vec<u32> = events.iter().filter_map(|e| e.token).collect();
+            let converted: Vec<usize> = events.iter().map(|e| e.usage.converted).collect();
+            prop_assert_eq!(got.len(), requests[n].1);
+            prop_assert_eq!(got, reference(&prompt(n, requests[n].0), &converted));
+        }
+        core.shutdown(Duration::from_secs(20));
+        for r in reports.iter() {
+            prop_assert!(r.stats.kv_bytes + r.stats.state_bytes + r.stats.prefix.bytes <= budget);
+            prop_assert!(r.stats.reserved_bytes <= budget);
+        }
+        prop_assert_eq!(backend.live.load(Ordering::SeqCst), 0);
+    }
+}
