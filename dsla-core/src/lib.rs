@@ -8,7 +8,7 @@ mod linear;
 mod mlp;
 mod params;
 
-pub use attention::{DslaState, Heads, Int8Cache, KvCache, Projected};
+pub use attention::{DslaState, Heads, KvCache, KvPages, PAGE, PagePool, Projected};
 pub use dsla_kernels::{self as kernels, DType, Device, Error, Result, Shape, Tensor, View, ViewMut};
 pub use form::{FeatureMap, Form, Gamma, Gate, GateInput, Normalizer, Projections};
 pub use linear::{Linear, RmsNorm, activation};

@@ -6,15 +6,14 @@ use crate::simd::lanes::{Lanes, lanes};
 use crate::vec::head_rows;
 use crate::{DType, Slice, View, bf16};
 
-/// Rows [S, G, D] of a cache.
+/// Rows [S, G, D] of a cache, in pages of as many rows each, but the last may have fewer: one page where they lie in one
+/// piece. Where a page ends changes no bit of what kernels make of the rows.
 #[derive(Clone, Copy)]
 pub(crate) enum Rows<'a> {
-    /// In one piece.
-    Plain(View<'a>),
-    /// Position j is row j % page of page `table[j / page]`.
-    Paged { pool: View<'a>, table: &'a [u32], page: usize },
+    /// Floats of one dtype.
+    Float(&'a [View<'a>]),
     /// Bytes with scales.
-    Int8(&'a Int8Rows),
+    Int8(&'a [&'a Int8Rows]),
 }
 
 /// Columns that kernels take at once.
@@ -49,38 +48,69 @@ pub(crate) enum Run {
     Int8(*const i8, usize),
 }
 
-impl Rows<'_> {
+/// Rows that lie in one page.
+struct Piece {
+    page: usize,
+    /// The first of them in the page.
+    row: usize,
+    /// Rows before them.
+    done: usize,
+    len: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows j..j + count page by page.
+    fn pieces(&self, j: usize, count: usize) -> impl Iterator<Item = Piece> + use<> {
+        let page = match self {
+            Rows::Float(pages) => pages.first().map_or(1, |x| x.shape().dims()[0].max(1)),
+            Rows::Int8(pages) => pages.first().map_or(1, |x| x.len().max(1)),
+        };
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            let at = j + done;
+            let (row, before) = (at % page, done);
+            let len = (page - row).min(count - before);
+            done += len;
+            (len > 0).then_some(Piece { page: at / page, row, done: before, len })
+        })
+    }
+
     /// Rows j..j + n of kv head g into dst [n, D] as f32.
     pub fn head(&self, g: usize, j: usize, n: usize, dst: &mut [f32]) {
-        match self {
-            Rows::Plain(x) => head_rows(x, g, j, n, dst),
-            Rows::Int8(x) => {
-                let d = dst.len() / n.max(1);
-                dst.chunks_exact_mut(d.max(1)).take(n).enumerate().for_each(|(i, dst)| x.head(j + i, g, dst));
+        let d = dst.len() / n.max(1);
+        for p in self.pieces(j, n) {
+            let dst = &mut dst[p.done * d..][..p.len * d];
+            match self {
+                Rows::Float(pages) => head_rows(&pages[p.page], g, p.row, p.len, dst),
+                Rows::Int8(pages) => {
+                    let rows = dst.chunks_exact_mut(d.max(1)).enumerate();
+                    rows.for_each(|(i, dst)| pages[p.page].head(p.row + i, g, dst));
+                }
             }
-            Rows::Paged { .. } => unreachable!("only decode reads pages"),
         }
     }
 
     /// The order in which kernels read these rows.
     pub fn order(&self) -> Order {
         match self {
-            Rows::Plain(x) | Rows::Paged { pool: x, .. }
-                if x.dtype() == DType::BF16 && x.shape().dims()[2].is_multiple_of(WIDE) =>
-            {
+            Rows::Float([x, ..]) if x.dtype() == DType::BF16 && x.shape().dims()[2].is_multiple_of(WIDE) => {
                 Order::Pairs
             }
             _ => Order::Plain,
         }
     }
 
-    /// The bf16 elements [S, G, D], if it holds those in one piece.
-    pub fn bf16(&self) -> Option<&[bf16]> {
-        match self {
-            Rows::Plain(x) => match x.slice() {
-                Slice::BF16(x) => Some(x),
-                _ => None,
-            },
+    /// Whether it holds bf16.
+    pub fn is_bf16(&self) -> bool {
+        matches!(self, Rows::Float([x, ..]) if x.dtype() == DType::BF16)
+    }
+
+    /// Row j of kv head g [D], if it holds bf16.
+    pub fn bf16(&self, g: usize, j: usize) -> Option<&'a [bf16]> {
+        let (Rows::Float(pages), Some(p)) = (self, self.pieces(j, 1).next()) else { return None };
+        let (groups, d) = (pages[p.page].shape().dims()[1], pages[p.page].shape().dims()[2]);
+        match pages[p.page].slice() {
+            Slice::BF16(x) => Some(&x[(p.row * groups + g) * d..][..d]),
             _ => None,
         }
     }
@@ -95,25 +125,19 @@ impl Rows<'_> {
         buf: &mut Vec<f32>,
         mut f: impl FnMut(usize, usize, Run, Option<(&[f32], usize)>),
     ) {
-        let x = match self {
-            Rows::Plain(x) | Rows::Paged { pool: x, .. } => x,
-            Rows::Int8(x) => {
-                let (data, scales) = x.run(j, g);
-                let [heads, _] = x.sizes();
-                return f(0, count, Run::Int8(data.as_ptr(), heads * x.wide()), Some((scales, heads)));
-            }
-        };
-        let [_, groups, d] = [x.shape().dims()[0], x.shape().dims()[1], x.shape().dims()[2]];
-        let mut done = 0;
-        while done < count {
-            let (row, len) = match self {
-                Rows::Paged { table, page, .. } => {
-                    let at = j + done;
-                    (table[at / page] as usize * page + at % page, (page - at % page).min(count - done))
+        for p in self.pieces(j, count) {
+            let x = match self {
+                Rows::Float(pages) => &pages[p.page],
+                Rows::Int8(pages) => {
+                    let (data, scales) = pages[p.page].run(p.row, g);
+                    let [heads, _] = pages[p.page].sizes();
+                    let run = Run::Int8(data.as_ptr(), heads * pages[p.page].wide());
+                    f(p.done, p.len, run, Some((scales, heads)));
+                    continue;
                 }
-                _ => (j, count),
             };
-            let at = (row * groups + g) * d;
+            let (groups, d) = (x.shape().dims()[1], x.shape().dims()[2]);
+            let at = (p.row * groups + g) * d;
             let run = match x.slice() {
                 Slice::BF16(x) if d.is_multiple_of(WIDE) => {
                     Run::BF16(x[at..].as_ptr() as *const u16, groups * d)
@@ -122,15 +146,14 @@ impl Rows<'_> {
                 _ => {
                     let wide = d.next_multiple_of(WIDE);
                     buf.clear();
-                    buf.resize(len * wide, 0.0);
+                    buf.resize(p.len * wide, 0.0);
                     for (i, out) in buf.chunks_exact_mut(wide).enumerate() {
-                        head_rows(x, g, row + i, 1, &mut out[..d]);
+                        head_rows(x, g, p.row + i, 1, &mut out[..d]);
                     }
                     Run::F32(buf.as_ptr(), wide)
                 }
             };
-            f(done, len, run, None);
-            done += len;
+            f(p.done, p.len, run, None);
         }
     }
 }

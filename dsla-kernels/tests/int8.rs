@@ -34,7 +34,7 @@ fn attention_is_that_over_what_the_bytes_stand_for() {
             simd::force(level);
             let (mut got, mut want) =
                 (Tensor::empty([t, h, d], DType::F32), Tensor::empty([t, h, d], DType::F32));
-            forward_int8(q.view(), &k, &v, got.view_mut()).unwrap();
+            forward_int8(q.view(), &[&k], &[&v], got.view_mut()).unwrap();
             forward(q.view(), k.to_tensor().view(), v.to_tensor().view(), want.view_mut()).unwrap();
             let worst = got.f32().iter().zip(want.f32()).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
             assert!(worst < 2e-6, "{level:?} t{t} s{s} h{h} g{g} d{d}: {worst}");
@@ -68,10 +68,13 @@ fn what_does_not_fit_is_refused() {
     let mut out = Tensor::zeros([3, 3, 8], DType::F32);
     let q = Tensor::zeros([3, 3, 8], DType::F32);
     assert!(
-        matches!(forward_int8(q.view(), &rows, &rows, out.view_mut()), Err(Error::Argument { .. })),
+        matches!(forward_int8(q.view(), &[&rows], &[&rows], out.view_mut()), Err(Error::Argument { .. })),
         "3 of 2"
     );
     let other = Int8Rows::new(3, 8);
-    assert!(matches!(forward_int8(x.view(), &rows, &other, out.view_mut()), Err(Error::Argument { .. })));
+    assert!(matches!(
+        forward_int8(x.view(), &[&rows], &[&other], out.view_mut()),
+        Err(Error::Argument { .. })
+    ));
     assert_eq!(q.device(), Device::Cpu);
 }

@@ -71,8 +71,8 @@ impl GraphDecoder {
         let mut pools = vec![];
         for l in 0..model.config().num_layers {
             let mut pool = match sequences[0].layers[l] {
-                LayerState::Int8(_) => {
-                    return refuse("sequences", "a cache of bytes".into(), "one in the model's dtype");
+                LayerState::Pages(_) => {
+                    return refuse("sequences", "a cache on the host".into(), "one on the model's device");
                 }
                 LayerState::Softmax(_) => {
                     LayerPool::Softmax(KvPool::new(n, b * pages, PAGE, model.dtype(), device)?)

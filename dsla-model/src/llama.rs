@@ -1,4 +1,9 @@
 //! The hybrid Llama: one set of base weights; every sequence says, layer by layer, which attention it runs.
+//!
+//! Where a prompt may be cut: on the host, pieces of more than 16 tokens each (products of fewer rows take other kernels)
+//! leave the bits of one call, logits and states, where softmax layers are cut anywhere and converted layers at multiples
+//! of 64 tokens, the chunk of scalar decays (16 with vector decays). That holds for forms whose window is a multiple of the
+//! chunk, because chunks are counted from the first key that leaves it. `tests/cuts.rs` holds it.
 
 mod load;
 
@@ -6,13 +11,15 @@ use crate::adapter::Adapter;
 use crate::sequence::{LayerState, Plan, Sequence};
 use crate::weights::WeightFormat;
 use crate::{ChatTemplate, Config, Error, Result, Tokenizer, Weights};
-use dsla_core::attention::{DslaAttention, softmax_attention, softmax_attention_int8};
+use dsla_core::attention::{DslaAttention, softmax_attention, softmax_attention_pages};
 use dsla_core::kernels::ops::{copy, embedding, rope::Table};
-use dsla_core::{DType, Device, Heads, KvCache, Linear, Mlp, Projected, RmsNorm, Tensor};
+use dsla_core::{
+    DType, Device, Heads, KvCache, KvPages, Linear, Mlp, PAGE, PagePool, Projected, RmsNorm, Tensor,
+};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A loaded model, with an adapter or without. Cloning shares all weights.
+/// A loaded model, with an adapter or without. Cloning shares all weights, and the count of pages.
 #[derive(Clone, Debug)]
 pub struct Model {
     pub(crate) base: Arc<Base>,
@@ -21,6 +28,8 @@ pub struct Model {
     mixers: Arc<Vec<Option<DslaAttention>>>,
     /// Softmax layers of new sequences keep bytes.
     int8_cache: bool,
+    /// Counts the pages of its sequences' softmax layers.
+    pages: Arc<PagePool>,
 }
 
 #[derive(Debug)]
@@ -118,7 +127,24 @@ impl Model {
         Ok(self)
     }
 
-    /// Bytes that a token's key and value take in one softmax layer.
+    /// Keys and values of all its sequences' softmax layers, and of its clones': pages that sequences share count once. On
+    /// a GPU there are none: caches are in one piece there, each its sequence's own.
+    pub fn pages(&self) -> &PagePool {
+        &self.pages
+    }
+
+    /// Tokens whose keys and values take their memory together: a page on the host, one on a GPU.
+    pub fn page_tokens(&self) -> usize {
+        if self.device() == Device::Cpu { PAGE } else { 1 }
+    }
+
+    /// Bytes that keys and values of `tokens` tokens take in one softmax layer, shared or not. Saturates.
+    pub fn kv_bytes(&self, tokens: usize) -> usize {
+        let whole = tokens.checked_next_multiple_of(self.page_tokens()).unwrap_or(usize::MAX);
+        whole.saturating_mul(self.token_bytes())
+    }
+
+    /// Bytes that a token's key and value take in one softmax layer; memory comes by [`Model::kv_bytes`].
     pub fn token_bytes(&self) -> usize {
         let n = self.heads();
         match self.int8_cache {
@@ -214,12 +240,11 @@ impl Model {
         let layers = (0..self.config().num_layers)
             .map(|l| match plan.is_converted(l) {
                 true => Ok(LayerState::Dsla(Box::new(self.dsla(l)?.state(self.dtype())?))),
-                false if self.int8_cache => Ok(LayerState::Int8(dsla_core::Int8Cache::new(self.heads()))),
-                false => Ok(LayerState::Softmax(dsla_core::KvCache::new(
-                    self.heads(),
-                    self.dtype(),
-                    self.device(),
-                )?)),
+                false if self.int8_cache => Ok(LayerState::Pages(KvPages::int8(self.heads(), &self.pages))),
+                false if self.device() == Device::Cpu => {
+                    Ok(LayerState::Pages(KvPages::new(self.heads(), self.dtype(), &self.pages)))
+                }
+                false => Ok(LayerState::Softmax(KvCache::new(self.heads(), self.dtype(), self.device())?)),
             })
             .collect::<Result<_>>()?;
         Ok(Sequence { layers, len: 0 })
@@ -353,9 +378,9 @@ impl Model {
                         let p = Projected::split(qkv.rows(at, at + n), heads, None)?;
                         softmax_attention(&p, &self.base.table, cache)?
                     }
-                    LayerState::Int8(cache) => {
+                    LayerState::Pages(cache) => {
                         let p = Projected::split(qkv.rows(at, at + n), heads, None)?;
-                        softmax_attention_int8(&p, &self.base.table, cache)?
+                        softmax_attention_pages(&p, &self.base.table, cache)?
                     }
                     LayerState::Dsla(state) => {
                         let dsla = self.dsla(l)?;
@@ -411,7 +436,7 @@ impl Model {
         };
         let state = match seq.layers.get(layer) {
             Some(LayerState::Softmax(cache)) => folded(cache)?,
-            Some(LayerState::Int8(cache)) => folded(&cache.to_cache(self.dtype())?)?,
+            Some(LayerState::Pages(cache)) => folded(&cache.to_cache(self.dtype())?)?,
             _ => return Ok(()),
         };
         seq.layers[layer] = LayerState::Dsla(Box::new(state));

@@ -1,6 +1,6 @@
 //! What one sequence keeps of its past, layer by layer, and the plan that says how.
 
-use dsla_core::{DslaState, Int8Cache, KvCache};
+use dsla_core::{DslaState, KvCache, KvPages};
 
 /// Which layers of a sequence run as DSLA.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,15 +47,16 @@ impl Plan {
 /// One layer's memory of a sequence.
 #[derive(Clone, Debug)]
 pub(crate) enum LayerState {
-    /// Grows with the sequence.
+    /// Grows with the sequence, on a GPU: in one piece.
     Softmax(KvCache),
-    /// The same in bytes.
-    Int8(Int8Cache),
+    /// The same on the host: in pages that clones share.
+    Pages(KvPages),
     /// Fixed size.
     Dsla(Box<DslaState>),
 }
 
-/// One sequence: its memory in every layer.
+/// One sequence: its memory in every layer. On the host a clone shares all pages of keys and values with the original
+/// ([`KvPages`]) and copies the states of converted layers: what a prefix cache keeps. On a GPU it copies everything.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     pub(crate) layers: Vec<LayerState>,
@@ -73,14 +74,21 @@ impl Sequence {
         self.len == 0
     }
 
-    /// Bytes of KV cache.
+    /// Bytes of KV cache, those shared with other sequences too: on the host whole pages of [`dsla_core::PAGE`] tokens. What
+    /// sequences hold together is [`PagePool::live_bytes`](dsla_core::PagePool::live_bytes) of [`crate::Model::pages`].
     pub fn kv_bytes(&self) -> usize {
         let bytes = |l: &LayerState| match l {
             LayerState::Softmax(c) => c.bytes(),
-            LayerState::Int8(c) => c.bytes(),
+            LayerState::Pages(c) => c.bytes(),
             LayerState::Dsla(_) => 0,
         };
         self.layers.iter().map(bytes).sum()
+    }
+
+    /// Its pages of keys and values, as [`KvPages::pages`] tells them apart.
+    pub fn pages(&self) -> impl Iterator<Item = (usize, usize)> {
+        let paged = self.layers.iter().filter_map(|l| if let LayerState::Pages(c) = l { Some(c) } else { None });
+        paged.flat_map(KvPages::pages)
     }
 
     /// Bytes of DSLA states, rings included.

@@ -292,7 +292,7 @@ fn a_cache_of_bytes_gives_nearly_the_same_logits() {
     }
     let mut seq = bytes.new_sequence(&teacher(&bytes)).unwrap();
     bytes.forward(&mut [Step { seq: &mut seq, tokens: &tokens, logits: Want::None }]).unwrap();
-    assert_eq!(seq.kv_bytes(), 40 * bytes.config().num_layers * bytes.token_bytes());
+    assert_eq!(seq.kv_bytes(), bytes.config().num_layers * bytes.kv_bytes(40));
 }
 
 #[test]

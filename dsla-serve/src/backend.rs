@@ -112,7 +112,9 @@ impl Backend for Model {
 
     fn weight(&self, snapshot: &Sequence) -> Weight {
         let held = Backend::held(self, snapshot);
-        Weight { own: held.kv + held.state, pages: Vec::new() }
+        let pages: Vec<(usize, usize)> = snapshot.pages().collect();
+        let paged: usize = pages.iter().map(|p| p.1).sum();
+        Weight { own: (held.kv + held.state).saturating_sub(paged), pages }
     }
 
     /// On the host, of pieces of more than 16 tokens: softmax layers take any cut, converted ones count chunks of 64 keys from

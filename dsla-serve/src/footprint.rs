@@ -1,4 +1,5 @@
-//! Bytes a sequence holds, as a function of its length and its converted layers.
+//! Bytes a sequence holds, as a function of its length and its converted layers: its own and those it shares, so that a sum
+//! over sequences is an upper bound.
 
 use dsla_model::Model;
 
@@ -8,13 +9,15 @@ pub(crate) struct Footprint {
     layers: usize,
     /// Bytes of one token's key and value in one softmax layer.
     token: usize,
+    /// Tokens of a page: memory comes by whole ones.
+    page: usize,
     /// `states[k]`: bytes of all states with k layers converted, window rings full.
     states: Vec<usize>,
 }
 
 impl Footprint {
     pub fn new(layers: usize, token: usize, states: Vec<usize>) -> Footprint {
-        Footprint { layers, token, states }
+        Footprint { layers, token, page: 1, states }
     }
 
     pub fn of(model: &Model) -> Footprint {
@@ -28,13 +31,14 @@ impl Footprint {
                 states.push(sum);
             }
         }
-        Footprint::new(config.num_layers, token, states)
+        Footprint { page: model.page_tokens(), ..Footprint::new(config.num_layers, token, states) }
     }
 
     /// Bytes at `tokens` tokens with `converted` layers converted. Saturates.
     pub fn peak(&self, tokens: usize, converted: usize) -> usize {
         let softmax = self.layers.saturating_sub(converted);
         let states = self.states.get(converted).or(self.states.last()).copied().unwrap_or(0);
+        let tokens = tokens.checked_next_multiple_of(self.page).unwrap_or(usize::MAX);
         self.token.saturating_mul(softmax).saturating_mul(tokens).saturating_add(states)
     }
 }

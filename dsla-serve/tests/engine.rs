@@ -217,7 +217,10 @@ fn admission_counts_what_sequences_really_hold() {
         run(&engine, prompt(0, 90), sampled(30, 0));
         engine.shutdown(Duration::from_secs(20));
         let last = reports.iter().filter(|r| r.stats.running == 1).last().expect("a step").stats;
-        assert_eq!(last.reserved_bytes, last.kv_bytes + last.state_bytes, "rate {rate}");
+        // The last step in which it runs has fed all but the last two of its tokens: the last page is there.
+        let held = last.kv_bytes + last.state_bytes;
+        assert_eq!(last.reserved_bytes, held, "rate {rate}");
+        assert_eq!(last.kv_bytes == 0, rate == 1.0);
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod delta;
 mod dsla;
+mod pages;
 mod pool;
 mod softmax;
 
 pub use dsla::{DslaAttention, DslaState, InputGrads, Saved};
+pub use pages::{KvPages, PAGE, PagePool, softmax_attention_pages};
 pub use pool::{DslaPool, KvPool, Places};
-pub use softmax::{Int8Cache, KvCache, softmax_attention, softmax_attention_int8};
+pub use softmax::{KvCache, softmax_attention};
 
 use dsla_kernels::ops::copy;
 use dsla_kernels::ops::rope::{self, Table};

@@ -1,4 +1,5 @@
-//! Exact attention over a growing cache.
+//! Exact attention over a growing cache in one piece: what GPUs have. On the host a sequence's keys and values are in
+//! [pages](super::KvPages); this path is what those are tested against.
 
 use super::{Projected, positions, rotated, rotated_as};
 use crate::{Heads, activation};
@@ -6,7 +7,8 @@ use dsla_kernels::ops::rope::Table;
 use dsla_kernels::ops::softmax_attention as op;
 use dsla_kernels::{DType, Device, Result, Tensor};
 
-/// Rotated keys and values of one sequence in one layer, in model dtype.
+/// Rotated keys and values of one sequence in one layer, in model dtype and in one piece: on a GPU, and of windows and
+/// sinks. A clone copies them.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     /// [S, G, D]
@@ -38,54 +40,6 @@ impl KvCache {
     pub fn bytes(&self) -> usize {
         self.k.bytes() + self.v.bytes()
     }
-}
-
-/// A cache of bytes with a scale per token and head ([`op::Int8Rows`]): half a bf16 cache, on the host only.
-#[derive(Clone, Debug)]
-pub struct Int8Cache {
-    k: op::Int8Rows,
-    v: op::Int8Rows,
-}
-
-impl Int8Cache {
-    /// Empty.
-    pub fn new(n: Heads) -> Int8Cache {
-        let none = || op::Int8Rows::new(n.kv_heads, n.head_dim);
-        Int8Cache { k: none(), v: none() }
-    }
-
-    /// Tokens held.
-    pub fn len(&self) -> usize {
-        self.k.len()
-    }
-
-    /// No tokens held.
-    pub fn is_empty(&self) -> bool {
-        self.k.is_empty()
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.k.bytes() + self.v.bytes()
-    }
-
-    /// What it stands for: a fold reads this.
-    ///
-    /// Errors: none on the host.
-    pub fn to_cache(&self, dtype: DType) -> Result<KvCache> {
-        Ok(KvCache { k: self.k.to_tensor().to_dtype(dtype)?, v: self.v.to_tensor().to_dtype(dtype)? })
-    }
-}
-
-/// [`softmax_attention`] over a cache of bytes: [T, H, D] f32.
-pub fn softmax_attention_int8(x: &Projected, table: &Table, cache: &mut Int8Cache) -> Result<Tensor> {
-    let first = cache.len();
-    let q = rotated(&x.q, first, table)?;
-    cache.k.extend(rotated(&x.k, first, table)?.view())?;
-    cache.v.extend(x.v.view())?;
-    let mut out = Tensor::empty(x.q.shape(), DType::F32);
-    op::forward_int8(q.view(), &cache.k, &cache.v, out.view_mut())?;
-    Ok(out)
 }
 
 /// Append the new tokens to the cache and attend: [T, H, D] in the cache's dtype on a GPU, f32 on the host.

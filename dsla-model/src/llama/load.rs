@@ -92,7 +92,13 @@ impl Model {
             head,
             table,
         };
-        Ok(Model { base: Arc::new(base), adapter: None, mixers: Arc::new(vec![]), int8_cache: false })
+        Ok(Model {
+            base: Arc::new(base),
+            adapter: None,
+            mixers: Arc::new(vec![]),
+            int8_cache: false,
+            pages: Arc::default(),
+        })
     }
 }
 

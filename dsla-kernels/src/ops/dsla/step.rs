@@ -50,8 +50,9 @@ fn head(x: &Args, n: Dims, g: usize, states: [(&mut [f32], &mut [f32]); 2], dens
         let mut a = Host::<f32>::scratch(group * count);
         let mut buf = vec![];
         // Window and sinks may be held in different dtypes, and each dtype has its order of columns.
-        let parts = |window, sink| [(Rows::Plain(window), first, near, 0), (Rows::Plain(sink), 0, sinks, near)];
-        for (rows, j, rows_len, to) in parts(x.k, x.sink_k) {
+        let parts = |window, sink| [(window, first, near, 0), (sink, 0, sinks, near)];
+        let (k, v, sink_k, sink_v) = ([x.k], [x.v], [x.sink_k], [x.sink_v]);
+        for (rows, j, rows_len, to) in parts(Rows::Float(&k), Rows::Float(&sink_k)) {
             let order = rows.order();
             for (i, q) in q.chunks_exact_mut(wide).enumerate() {
                 let from = &f32s(&x.q)[(g * group + i) * n.d..][..n.d];
@@ -69,7 +70,7 @@ fn head(x: &Args, n: Dims, g: usize, states: [(&mut [f32], &mut [f32]); 2], dens
             dens[i] = exp_sub_sum(row, peaks[i]);
             weights[i] = log_weight(f32s(&x.mix)[h], f32s(&x.slope)[h], peaks[i]).exp();
         }
-        for (rows, j, rows_len, from) in parts(x.v, x.sink_v) {
+        for (rows, j, rows_len, from) in parts(Rows::Float(&v), Rows::Float(&sink_v)) {
             let order = rows.order();
             sums.fill(0.0);
             rows.runs(g, j, rows_len, &mut buf, |at, len, run, _| {

@@ -1,6 +1,6 @@
 //! A cache of bytes: half the memory of bf16, and half of what a decode step reads.
 
-use super::{Dims, OP, cpu, heads};
+use super::{Dims, OP, cpu, sizes};
 use crate::cache::{Rows, WIDE};
 use crate::{Device, Error, Result, Tensor, View, ViewMut, par};
 
@@ -19,6 +19,18 @@ impl Int8Rows {
     /// No rows yet, of `heads` kv heads of size `dim`.
     pub fn new(heads: usize, dim: usize) -> Int8Rows {
         Int8Rows { data: vec![], scales: vec![], heads, dim }
+    }
+
+    /// Bytes of a row with its scales.
+    pub fn row_bytes(heads: usize, dim: usize) -> usize {
+        heads * (dim.next_multiple_of(WIDE) + 4)
+    }
+
+    /// Make room for `rows` rows in all, exactly.
+    pub fn reserve(&mut self, rows: usize) {
+        let more = rows.saturating_sub(self.len()) * self.heads;
+        self.scales.reserve_exact(more);
+        self.data.reserve_exact(more * self.wide());
     }
 
     /// Append rows [T, G, D] f32.
@@ -91,26 +103,30 @@ impl Int8Rows {
     }
 }
 
-/// [`forward`](super::forward) over a cache of bytes: keys and values are what they stand for. q, out: [T, H, D] f32 on
-/// the host; query t is position S - T + t.
+/// [`forward_pages`](super::forward_pages) over a cache of bytes: keys and values are what they stand for. q, out: [T, H, D]
+/// f32 on the host; query t is position S - T + t.
 ///
-/// Errors: shapes that do not fit; another device (GPUs have no kernel for it).
-pub fn forward_int8(q: View, k: &Int8Rows, v: &Int8Rows, out: ViewMut) -> Result<()> {
+/// Errors: no pages, shapes that do not fit; another device (GPUs have no kernel for it).
+pub fn forward_int8(q: View, k: &[&Int8Rows], v: &[&Int8Rows], out: ViewMut) -> Result<()> {
     let [t, h, d] = q.dims(OP, "q")?;
     if q.device() != Device::Cpu {
         return Err(Error::Device { op: OP, arg: "q", got: q.device(), want: Device::Cpu });
     }
-    let [g, dim] = k.sizes();
-    if dim != d || v.sizes() != [g, d] || v.len() != k.len() {
-        let (got, want) = (format!("keys {:?}, values {:?}", k.sizes(), v.sizes()), format!("heads of {d}, alike"));
-        return Err(Error::Argument { op: OP, arg: "k", got, want });
+    let wrong = |got, want| Err(Error::Argument { op: OP, arg: "k", got, want });
+    let (Some(first), Some(last)) = (k.first(), k.last()) else {
+        return wrong("no pages".into(), "at least one".into());
+    };
+    let ([g, _], page) = (first.sizes(), first.len());
+    let whole = |i: usize, x: &Int8Rows| x.len() == page || (i + 1 == k.len() && x.len() < page);
+    let fits = |(i, (k, v)): (usize, (&&Int8Rows, &&Int8Rows))| {
+        whole(i, k) && v.len() == k.len() && [k.sizes(), v.sizes()] == [[g, d]; 2]
+    };
+    if k.len() != v.len() || !k.iter().zip(v).enumerate().all(fits) {
+        let held = |x: &[&Int8Rows]| x.iter().map(|x| (x.len(), x.sizes())).collect::<Vec<_>>();
+        return wrong(format!("keys {:?}, values {:?}", held(k), held(v)), format!("heads of {d}, alike, in equal pages"));
     }
-    heads(h, g)?;
-    if k.len() < t {
-        let got = format!("{} keys for {t} queries", k.len());
-        return Err(Error::Argument { op: OP, arg: "k", got, want: "at least one each".into() });
-    }
+    let n = sizes(Dims { t, s: (k.len() - 1) * page + last.len(), h, g, d })?;
     let (qs, outs) = (q.expect_f32(OP, "q", &[t, h, d])?, out.expect_f32(OP, "out", &[t, h, d])?);
-    cpu::forward(qs, Rows::Int8(k), Rows::Int8(v), Dims { t, s: k.len(), h, g, d }, outs);
+    cpu::forward(qs, Rows::Int8(k), Rows::Int8(v), n, outs);
     Ok(())
 }

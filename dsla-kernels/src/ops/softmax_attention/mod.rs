@@ -78,12 +78,42 @@ fn dims(q: &View, k: &View, v: &View) -> Result<Dims> {
     let ([t, h, d], [s, g, _]) = (q.dims(OP, "q")?, k.dims(OP, "k")?);
     q.expect_on(OP, "q", q.device(), DType::F32, &[t, h, d])?;
     keys(q, (k, "k"), (v, "v"), &[s, g, d])?;
-    heads(h, g)?;
-    if s < t {
-        let got = format!("{s} keys for {t} queries");
+    sizes(Dims { t, s, h, g, d })
+}
+
+/// [`dims`] of keys and values in pages.
+fn pages(q: &View, k: &[View], v: &[View]) -> Result<Dims> {
+    let wrong = |arg, got: String, want: &str| Err(Error::Argument { op: OP, arg, got, want: want.into() });
+    let ([t, h, d], Some((first, more))) = (q.dims(OP, "q")?, k.split_first()) else {
+        return wrong("k", "no pages".into(), "at least one");
+    };
+    let [page, g, _] = first.dims(OP, "k")?;
+    if v.len() != k.len() {
+        return wrong("v", format!("{} pages", v.len()), &format!("{}, as of keys", k.len()));
+    }
+    let last = match more.last() {
+        Some(last) => last.dims::<3>(OP, "k")?[0],
+        None => page,
+    };
+    if last > page || (page == 0 && !more.is_empty()) {
+        return wrong("k", format!("{last} rows in the last page"), &format!("at most {page}, as in the first"));
+    }
+    q.expect_on(OP, "q", q.device(), DType::F32, &[t, h, d])?;
+    for (i, (k, v)) in k.iter().zip(v).enumerate() {
+        let rows = if i == more.len() { last } else { page };
+        k.expect_on(OP, "k", q.device(), first.dtype(), &[rows, g, d])?;
+        keys(q, (k, "k"), (v, "v"), &[rows, g, d])?;
+    }
+    sizes(Dims { t, s: more.len() * page + last, h, g, d })
+}
+
+fn sizes(n: Dims) -> Result<Dims> {
+    heads(n.h, n.g)?;
+    if n.s < n.t {
+        let got = format!("{} keys for {} queries", n.s, n.t);
         return Err(Error::Argument { op: OP, arg: "k", got, want: "at least one each".into() });
     }
-    Ok(Dims { t, s, h, g, d })
+    Ok(n)
 }
 
 /// Of f32 and the keys' dtype the one that `out` is in; f32 where it is in neither.
@@ -103,12 +133,25 @@ pub fn forward(q: View, k: View, v: View, mut out: ViewMut) -> Result<()> {
     if q.device() != Device::Cpu {
         return cuda::forward(q, k, v, &mut out, n);
     }
+    forward_pages(q, &[k], &[v], out)
+}
+
+/// [`forward`] over keys and values in pages, on the host: lists of [P, G, D], of P rows each, but the last may have fewer.
+/// The bits are those of the same rows in one piece.
+///
+/// Errors: shapes and dtypes; no pages; another device (GPUs read pages by [`paged_decode`] alone).
+pub fn forward_pages(q: View, k: &[View], v: &[View], out: ViewMut) -> Result<()> {
+    let n = pages(&q, k, v)?;
+    if q.device() != Device::Cpu {
+        return Err(Error::Device { op: OP, arg: "q", got: q.device(), want: Device::Cpu });
+    }
+    out.as_view().expect_on(OP, "out", q.device(), either(&out, &k[0]), &[n.t, n.h, n.d])?;
     if out.dtype() != DType::F32 {
-        return copy::through_f32(out, |out| forward(q, k, v, out));
+        return copy::through_f32(out, |out| forward_pages(q, k, v, out));
     }
     let q = q.expect_f32(OP, "q", &[n.t, n.h, n.d])?;
     let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
-    cpu::forward(q, Rows::Plain(k), Rows::Plain(v), n, out);
+    cpu::forward(q, Rows::Float(k), Rows::Float(v), n, out);
     Ok(())
 }
 

@@ -8,22 +8,23 @@ use crate::par;
 use crate::vec::{axpy, exp_sub_sum, max};
 use crate::View;
 
-/// Keys per task: a power of two, so that whole pages or parts of one page make it up.
+/// Keys per task, wherever pages end: a sequence's bits do not depend on how its keys are kept.
 const SPLIT: usize = 256;
 
 /// Sequences whose keys lie in pages, one after the other.
-pub fn paged(q: &[f32], k: View, v: View, table: &[u32], lens: &[u32], n: Paged, out: &mut [f32]) {
-    let flat = [n.p * n.page, n.g, n.d];
-    let (k, v, width) = (k.reshape(flat), v.reshape(flat), n.h * n.d);
+pub fn paged<'a>(q: &[f32], k: View<'a>, v: View<'a>, table: &[u32], lens: &[u32], n: Paged, out: &mut [f32]) {
+    let width = n.h * n.d;
     for (b, &s) in lens.iter().enumerate() {
-        let pages = &table[b * n.pages..][..n.pages];
-        let rows = |pool| Rows::Paged { pool, table: pages, page: n.page };
+        let used = &table[b * n.pages..][..(s as usize).div_ceil(n.page)];
+        let page = |pool: &View<'a>, id: u32| pool.rows(id as usize, id as usize + 1).reshape([n.page, n.g, n.d]);
+        let keys: Vec<_> = used.iter().map(|&id| page(&k, id)).collect();
+        let values: Vec<_> = used.iter().map(|&id| page(&v, id)).collect();
         let one = Dims { t: 1, s: s as usize, h: n.h, g: n.g, d: n.d };
         let (q, out) = (&q[b * width..][..width], &mut out[b * width..][..width]);
         if s == 0 {
             out.fill(0.0);
         } else {
-            decode_one(q, rows(k), rows(v), one, out);
+            decode_one(q, Rows::Float(&keys), Rows::Float(&values), one, out);
         }
     }
 }

@@ -32,7 +32,7 @@ fn padded(n: Dims) -> usize {
 
 /// Whether this call multiplies bf16: then q and the probabilities are rounded to it, as a GPU's kernels do.
 fn pairs(k: &Rows, n: Dims) -> bool {
-    simd::pairs() && k.bf16().is_some() && n.d.is_multiple_of(16)
+    simd::pairs() && k.is_bf16() && n.d.is_multiple_of(16)
 }
 
 impl Packed {
@@ -80,10 +80,8 @@ impl Packed {
         Packed::F32(keys, values)
     }
 
-    fn pairs(k: Rows, v: Rows, n: Dims) -> Packed {
-        let (Some(ks), Some(vs)) = (k.bf16(), v.bf16()) else {
-            unreachable!("keys and values have one dtype")
-        };
+    fn pairs<'a>(k: Rows<'a>, v: Rows<'a>, n: Dims) -> Packed {
+        let row = |x: &Rows<'a>, g, j| x.bf16(g, j).unwrap_or_else(|| unreachable!("keys and values have one dtype"));
         let buffer = || Host::<u32>::zeros(n.g * padded(n) * n.d / 2);
         let (mut keys, mut values) = (buffer(), buffer());
         let (kp, vp) = (SendPtr(keys.as_mut_ptr()), SendPtr(values.as_mut_ptr()));
@@ -97,20 +95,19 @@ impl Packed {
                     std::slice::from_raw_parts_mut(vp.get().add(at), whole),
                 )
             };
-            let row = |j: usize| ((j0 + j) * n.g + g) * n.d;
             for j in 0..count {
-                let k = &ks[row(j)..][..n.d];
+                let k = row(&k, g, j0 + j);
                 let panel = &mut kt[j / 16 * 8 * n.d..];
                 for (c, k) in k.chunks_exact(2).enumerate() {
                     panel[c * 16 + j % 16] = pair(k[0], k[1]);
                 }
             }
             for j in (0..count).step_by(2) {
-                let first = &vs[row(j)..][..n.d];
+                let first = row(&v, g, j0 + j);
                 let out = &mut vt[j / 2 * n.d..][..n.d];
                 match j + 1 < count {
                     true => {
-                        let second = &vs[row(j + 1)..][..n.d];
+                        let second = row(&v, g, j0 + j + 1);
                         out.iter_mut().zip(first.iter().zip(second)).for_each(|(o, (a, b))| *o = pair(*a, *b));
                     }
                     false => out.iter_mut().zip(first).for_each(|(o, a)| *o = pair(*a, bf16::ZERO)),
