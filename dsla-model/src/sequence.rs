@@ -60,6 +60,8 @@ pub(crate) enum LayerState {
 pub struct Sequence {
     pub(crate) layers: Vec<LayerState>,
     pub(crate) len: usize,
+    /// A step has begun and not ended: some layers have its tokens and others do not.
+    pub(crate) torn: bool,
 }
 
 impl Sequence {

@@ -42,6 +42,8 @@ mod running;
 mod scheduler;
 mod stats;
 mod stop;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 
 pub use adapt::{MemoryPressure, Policy, Slo, Threshold};

@@ -11,6 +11,7 @@ use crate::stats::{Stats, StepReport};
 use crate::{Error, FinishReason, Result};
 use dsla_model::core::Tensor;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -351,7 +352,7 @@ impl<B: Backend> Worker<B> {
 fn checked_forward<B: Backend>(backend: &B, feeds: &mut [Feed<B::Sequence>]) -> Result<Vec<Option<Tensor>>> {
     let wanted: Vec<bool> = feeds.iter().map(|f| f.logits).collect();
     let rows = wanted.iter().filter(|w| **w).count();
-    let logits = backend.forward(feeds)?;
+    let logits = unwound(|| backend.forward(feeds))?;
     match logits.dims() {
         [got, vocab] if *got == rows => {
             let mut next = 0;
@@ -369,4 +370,16 @@ fn checked_forward<B: Backend>(backend: &B, feeds: &mut [Feed<B::Sequence>]) -> 
             Err(Error::internal("logits of a step", format!("{dims:?}"), format!("[{rows}, vocabulary]")))
         }
     }
+}
+
+/// A panic as an error: it ends the requests of its step and not the engine. Sequences that it left half way are torn,
+/// which the model knows.
+fn unwound<T>(step: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+        // The first line: an error is one.
+        let line = text.lines().next().unwrap_or_default();
+        Err(Error::internal("a step", format!("a panic ({line})"), "logits"))
+    })
 }

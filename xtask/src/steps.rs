@@ -9,7 +9,7 @@ use crate::tidy;
 
 /// The model that the model tests load; `dsla fetch` knows the name.
 pub const MODEL: &str = "smollm2-135m-instruct";
-const FEATURES: &str = "dsla-serve/cli,dsla-serve/http";
+const FEATURES: &str = "dsla-serve/cli,dsla-serve/http,dsla-serve/testing";
 
 pub struct Steps {
     pub sh: Shell,

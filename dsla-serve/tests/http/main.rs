@@ -2,6 +2,8 @@
 
 mod client;
 mod errors;
+#[cfg(feature = "testing")]
+mod faults;
 mod generation;
 mod lifecycle;
 mod status;
