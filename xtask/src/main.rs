@@ -1,10 +1,13 @@
 //! All automation of the workspace: `cargo xtask --help`.
 
 mod gpu_check;
+mod http;
 mod peers;
 mod ptx;
 mod reference;
+mod served;
 mod steps;
+mod stress;
 mod tidy;
 
 use std::path::PathBuf;
@@ -77,6 +80,19 @@ xflags::xflags! {
             /// Arguments of criterion: a filter, for example.
             repeated args: String
         }
+        /// Many streaming clients against one `dsla serve`: every text checked, memory flat, a drain at the end.
+        cmd stress {
+            /// Clients at once; 64 when not given.
+            optional --clients n: usize
+            /// Seconds; 600 when not given.
+            optional --seconds n: u64
+            /// A model that `dsla serve` takes; a tiny one when not given.
+            optional --model name: String
+            /// A dsla binary, instead of building one.
+            optional --dsla path: PathBuf
+            /// Where the result goes as JSON.
+            optional --out file: PathBuf
+        }
         /// Compare the release binary with PyTorch and transformers in a private Python environment.
         cmd reference {
             /// Where the environment goes; target/reference when not given.
@@ -114,6 +130,7 @@ fn run(flags: Xtask) -> anyhow::Result<()> {
         XtaskCmd::Demo(f) => run.demo(f.distill),
         XtaskCmd::Bench(f) if f.vs.is_some() => peers::run(&run, &f),
         XtaskCmd::Bench(f) => peers::only_with_vs(&f).and_then(|()| run.bench(&f.args)),
+        XtaskCmd::Stress(f) => stress::run(&run, &f),
         XtaskCmd::Reference(f) => reference::run(&run, &f),
     }
 }

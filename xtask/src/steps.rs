@@ -73,6 +73,11 @@ impl Steps {
             Ok(cmd!(sh, "cargo test --workspace --features {FEATURES}").run()?)
         })?;
         self.clients()?;
+        let dsla = Some(self.debug_binary());
+        crate::stress::run(
+            self,
+            &crate::Stress { clients: None, seconds: Some(20), model: None, dsla, out: None },
+        )?;
         if peers {
             crate::reference::run(self, &crate::Reference { out: None, python: None, text: Vec::new() })?;
         }
