@@ -49,7 +49,7 @@ mod worker;
 pub use adapt::{MemoryPressure, Policy, Slo, Threshold};
 pub use engine::{Engine, EngineConfig};
 pub use error::{Error, Result};
-pub use generation::{Completion, Event, FinishReason, Generation, Logprob, Usage};
+pub use generation::{Completion, Event, FinishReason, Generation, Logprob, PromptToken, Usage};
 pub use latency::Latency;
 pub use request::{Request, SamplingParams};
 pub use stats::{SequenceStats, Stats, StepReport};

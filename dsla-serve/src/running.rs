@@ -3,7 +3,7 @@
 use crate::adjust::{Adjust, mask};
 use crate::backend::{Backend, Feed, Held};
 use crate::events::EventSender;
-use crate::generation::{Event, FinishReason, Logprob, Usage};
+use crate::generation::{Event, FinishReason, Logprob, PromptToken, Usage};
 use crate::latency::Clock;
 use crate::request::SamplingParams;
 use crate::scheduler::Planned;
@@ -11,7 +11,7 @@ use crate::stats::SequenceStats;
 use crate::stop::{Found, StopMatcher};
 use crate::{Error, Result};
 use dsla_model::core::{Tensor, View};
-use dsla_model::{DecodeStream, Device, Tokenizer, sample};
+use dsla_model::{DecodeStream, Device, Tokenizer, Want, sample};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,6 +35,11 @@ impl Submission {
         self.cancelled.load(Ordering::Relaxed)
     }
 
+    /// It wants the logits of its whole prompt: no token of it may come from anywhere but a step of its own.
+    pub fn reads_prompt(&self) -> bool {
+        self.params.prompt_logprobs.is_some()
+    }
+
     /// Ends the request.
     pub fn end(self, last: Result<Event>) {
         match &last {
@@ -54,7 +59,7 @@ impl Submission {
     pub fn cancel(self, generated: usize, converted: usize, layers: usize) {
         let usage = Usage { prompt_tokens: self.prompt.len(), generated, converted, layers };
         let finish = Some(FinishReason::Cancelled);
-        self.end(Ok(Event { token: None, text: String::new(), logprob: None, finish, usage }));
+        self.end(Ok(Event { token: None, text: String::new(), logprob: None, prompt: None, finish, usage }));
     }
 }
 
@@ -71,6 +76,8 @@ pub(crate) struct Running<S> {
     pub clock: Clock,
     /// The newest of them, not fed yet.
     last: u32,
+    /// Tokens of the prompt whose probability is known, until an event takes them along.
+    scored: Option<Vec<PromptToken>>,
     adjust: Option<Adjust>,
     decode: DecodeStream,
     stop: StopMatcher,
@@ -89,7 +96,8 @@ impl<S> Running<S> {
         let adjust = Adjust::new(&request.prompt, &request.params);
         let decode = DecodeStream::new(!request.params.keep_special);
         let clock = Clock::new(request.submitted, now);
-        Running { request, seq, fed: 0, generated: 0, clock, last: 0, adjust, decode, stop }
+        let scored = request.reads_prompt().then(Vec::new);
+        Running { request, seq, fed: 0, generated: 0, clock, last: 0, scored, adjust, decode, stop }
     }
 
     /// Prompt plus the most it may generate.
@@ -109,7 +117,12 @@ impl<S> Running<S> {
             0 => std::slice::from_ref(&self.last),
             _ => &self.request.prompt[self.fed..self.fed + step.tokens.min(left)],
         };
-        Feed { seq: &mut self.seq, tokens, logits: step.tokens >= left }
+        let logits = match left {
+            1.. if self.request.reads_prompt() => Want::All,
+            _ if step.tokens >= left => Want::Last,
+            _ => Want::None,
+        };
+        Feed { seq: &mut self.seq, tokens, logits }
     }
 
     pub fn mark<B: Backend<Sequence = S>>(&self, backend: &B) -> Mark {
@@ -129,8 +142,65 @@ impl<S> Running<S> {
         }
     }
 
+    /// Takes what a step made of the tokens fed last: rows of logits [rows, V], one or more. The event that follows from
+    /// them; the last one has `finish` set.
+    pub fn take<B: Backend<Sequence = S>>(
+        &mut self,
+        backend: &B,
+        rows: View,
+        layers: usize,
+    ) -> Result<Option<Event>> {
+        let model = |e| Error::Model(dsla_model::Error::Kernel(e));
+        let [n, vocab] = rows.dims("take", "logits").map_err(model)?;
+        if self.request.reads_prompt() && self.generated == 0 {
+            self.score(&rows).map_err(model)?;
+        }
+        if self.prompt_left() > 0 {
+            return Ok(None);
+        }
+        let mut event = match self.request.params.max_tokens {
+            0 => {
+                let finish = Some(FinishReason::Length);
+                let usage = self.usage(backend, layers);
+                Event { token: None, text: String::new(), logprob: None, prompt: None, finish, usage }
+            }
+            _ => self.accept(backend, rows.rows(n - 1, n).reshape([vocab]), layers)?,
+        };
+        event.prompt = self.scored.take();
+        Ok(Some(event))
+    }
+
+    /// Looks up the prompt's next tokens in the rows [rows, V] of those that were fed last.
+    fn score(&mut self, rows: &View) -> std::result::Result<(), dsla_model::core::Error> {
+        let (Some(scored), Some(n)) = (&mut self.scored, self.request.params.prompt_logprobs) else {
+            return Ok(());
+        };
+        let rows = rows.to_tensor()?.to_device(Device::Cpu)?;
+        let (count, vocab) = (rows.dims()[0], rows.dims()[1]);
+        for (at, &id) in
+            (self.fed - count..self.fed).zip(self.request.prompt.iter().skip(self.fed - count + 1))
+        {
+            let i = at + count - self.fed;
+            let row = rows.rows(i, i + 1).reshape([vocab]);
+            let (logprob, top) = sample::top_logprobs(row, id, n)?;
+            let row = &rows.f32()[i * vocab..(i + 1) * vocab];
+            let rank = 1 + row.iter().filter(|x| **x > row[id as usize]).count();
+            scored.push(PromptToken { id, rank, logprob: Logprob { logprob, top } });
+        }
+        Ok(())
+    }
+
+    fn usage<B: Backend<Sequence = S>>(&self, backend: &B, layers: usize) -> Usage {
+        Usage {
+            prompt_tokens: self.request.prompt.len(),
+            generated: self.generated,
+            converted: backend.converted(&self.seq),
+            layers,
+        }
+    }
+
     /// Takes the next token from `logits` [V]. The event it makes; the last one has `finish` set.
-    pub fn accept<B: Backend<Sequence = S>>(
+    fn accept<B: Backend<Sequence = S>>(
         &mut self,
         backend: &B,
         logits: View,
@@ -170,13 +240,8 @@ impl<S> Running<S> {
         if finish.is_none() && self.generated >= limit {
             finish = Some(FinishReason::Length);
         }
-        let usage = Usage {
-            prompt_tokens: self.request.prompt.len(),
-            generated: self.generated,
-            converted: backend.converted(&self.seq),
-            layers,
-        };
-        Ok(Event { token: (!ended).then_some(id), text, logprob, finish, usage })
+        let usage = self.usage(backend, layers);
+        Ok(Event { token: (!ended).then_some(id), text, logprob, prompt: None, finish, usage })
     }
 
     /// The logits the token is drawn from, where they are not the model's; without the tokens that would end the

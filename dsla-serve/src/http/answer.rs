@@ -2,7 +2,7 @@
 
 use super::error::{ApiError, ApiResult};
 use super::job::{Head, Job, Kind, cut_short};
-use super::logprobs::Tokens;
+use super::logprobs::{Tokens, of_prompt};
 use crate::{Engine, Event, FinishReason, Generation, Usage};
 use axum::response::sse;
 use futures_core::Stream;
@@ -78,15 +78,24 @@ fn finish_word(finish: FinishReason) -> &'static str {
 pub(super) async fn whole(job: Job, engine: &Engine, generations: Vec<Generation>) -> ApiResult<Value> {
     let mut totals = Totals::default();
     let mut choices = Vec::with_capacity(generations.len());
+    let mut prompt_logprobs = Value::Null;
     // One after the other: events of the later ones wait in their channels.
     for (index, mut generation) in generations.into_iter().enumerate() {
         let (mut text, mut ids, mut tokens) = (job.echo(index).to_owned(), Vec::new(), Tokens::default());
-        let mut offset = text.chars().count();
+        let echoed = job.echoed_token(index);
+        let mut offset = if echoed.is_some() { 0 } else { text.chars().count() };
         let finish = loop {
             let Some(event) = next(&mut generation).await else { return Err(cut_short()) };
             let event = event.map_err(|e| ApiError::engine(e, 1))?;
             text.push_str(&event.text);
             ids.extend(event.token);
+            if let Some(rest) = &event.prompt {
+                if let (Some(first), Some(n)) = (echoed, job.logprobs) {
+                    tokens.push_prompt(first, rest, n);
+                }
+                prompt_logprobs =
+                    job.prompt_logprobs.map_or(Value::Null, |n| of_prompt(rest, n, engine.model()));
+            }
             if let (Some(id), Some(logprob)) = (event.token, event.logprob) {
                 tokens.push(id, logprob);
             }
@@ -99,20 +108,28 @@ pub(super) async fn whole(job: Job, engine: &Engine, generations: Vec<Generation
             return Err(cut_short());
         }
         let logprobs = match job.logprobs {
-            true => tokens.json(job.head.kind, engine.model(), &mut offset),
-            false => Value::Null,
+            Some(_) => tokens.json(job.head.kind, engine.model(), &mut offset),
+            None => Value::Null,
         };
         let mut choice = json!({"index": index, "logprobs": logprobs, "finish_reason": finish_word(finish)});
         match job.head.kind {
             Kind::Chat => choice["message"] = json!({"role": "assistant", "content": text, "refusal": null}),
-            Kind::Completion => choice["text"] = text.into(),
+            Kind::Completion => {
+                choice["text"] = text.into();
+                choice["prompt_logprobs"] = prompt_logprobs.take();
+            }
         }
         if job.token_ids {
             choice["token_ids"] = ids.into();
         }
         choices.push(choice);
     }
-    Ok(job.head.json(false, choices, totals.json()))
+    let mut answer = job.head.json(false, choices, totals.json());
+    if job.head.kind == Kind::Chat {
+        // All choices have the same prompt; vLLM has it here.
+        answer["prompt_logprobs"] = prompt_logprobs;
+    }
+    Ok(answer)
 }
 
 async fn next(generation: &mut Generation) -> Option<crate::Result<Event>> {
@@ -154,7 +171,9 @@ impl Chunks {
     /// What comes before the first token: the role of a chat's message, the text of a repeated prompt.
     fn open(&mut self) {
         for index in 0..self.choices.len() {
-            let echo = self.job.echo(index).to_owned();
+            // With log-probabilities the first event repeats it.
+            let waits = self.job.echoed_token(index).is_some();
+            let echo = if waits { String::new() } else { self.job.echo(index).to_owned() };
             self.choices[index].offset = echo.chars().count();
             match self.job.head.kind {
                 Kind::Chat => self.say(index, json!({"delta": {"role": "assistant", "content": ""}})),
@@ -179,10 +198,18 @@ impl Chunks {
         let choice = &mut self.choices[at];
         let index = choice.index;
         let mut tokens = Tokens::default();
-        let with_logprob = event.token.zip(event.logprob);
+        let mut text = event.text;
+        if let (Some(rest), Some(first), Some(n)) =
+            (&event.prompt, self.job.echoed_token(index), self.job.logprobs)
+        {
+            tokens.push_prompt(first, rest, n);
+            text.insert_str(0, self.job.echo(index));
+        }
         let mut logprobs = Value::Null;
-        if let Some((id, logprob)) = with_logprob {
+        if let Some((id, logprob)) = event.token.zip(event.logprob) {
             tokens.push(id, logprob);
+        }
+        if !tokens.is_empty() {
             logprobs = tokens.json(self.job.head.kind, self.engine.model(), &mut choice.offset);
         }
         if event.finish.is_some() {
@@ -191,13 +218,13 @@ impl Chunks {
         }
         let ids = event.token.filter(|_| self.job.token_ids);
         // Text that could still become a stop string is held back: a token without any is no chunk.
-        if event.text.is_empty() && event.finish.is_none() && logprobs.is_null() && ids.is_none() {
+        if text.is_empty() && event.finish.is_none() && logprobs.is_null() && ids.is_none() {
             return;
         }
         let mut out = match self.job.head.kind {
-            Kind::Chat if event.text.is_empty() => json!({"delta": {}}),
-            Kind::Chat => json!({"delta": {"content": event.text}}),
-            Kind::Completion => json!({"text": event.text}),
+            Kind::Chat if text.is_empty() => json!({"delta": {}}),
+            Kind::Chat => json!({"delta": {"content": text}}),
+            Kind::Completion => json!({"text": text}),
         };
         out["logprobs"] = logprobs;
         out["finish_reason"] = event.finish.map(finish_word).into();

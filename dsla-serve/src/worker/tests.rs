@@ -64,7 +64,7 @@ impl Backend for Fake {
         let mut logits = vec![];
         for feed in feeds.iter_mut() {
             feed.seq.history.extend_from_slice(feed.tokens);
-            if feed.logits {
+            if feed.logits != Want::None {
                 let mut row = [0.0; VOCAB];
                 let last = *feed.seq.history.last().expect("fed") as usize;
                 row[(last + 1) % 30] = if feed.seq.history.contains(&NAN) { f32::NAN } else { 9.0 };

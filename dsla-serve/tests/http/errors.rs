@@ -67,6 +67,8 @@ fn wrong_types_and_values_name_their_field() {
         ("stream_options", json!({"include_usage": true}), "only together with stream"),
         ("logprobs", json!(21), "got 21, want at most 20"),
         ("logprobs", json!(true), "got true, want an integer"),
+        ("prompt_logprobs", json!(21), "got 21, want at most 20"),
+        ("prompt_logprobs", json!(-1), "want an integer, 0 or more"),
         ("suffix", json!("end"), "does not support it"),
         ("guided_json", json!({}), "does not support it"),
         ("response_format.type", Value::Null, ""),
@@ -101,6 +103,10 @@ fn wrong_types_and_values_name_their_field() {
     chat("logprobs", json!(3), "logprobs", "want true or false");
     chat("tool_choice", json!("required"), "tool_choice", "does not constrain");
     chat("max_completion_tokens", json!("x"), "max_completion_tokens", "want an integer");
+    let mut streamed = with("stream", json!(true));
+    streamed["prompt_logprobs"] = 1.into();
+    let message = post(s.at, COMPLETIONS, &streamed).refused(400, Some("prompt_logprobs"));
+    assert!(message.contains("left out together with stream"), "{message}");
     assert_eq!(s.engine().stats().failed + s.engine().stats().finished, 0, "none reached the engine");
 }
 

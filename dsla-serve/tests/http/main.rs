@@ -6,6 +6,7 @@ mod errors;
 mod faults;
 mod generation;
 mod lifecycle;
+mod prompt;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
