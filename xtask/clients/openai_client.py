@@ -122,8 +122,8 @@ class Checks:
         for most in (0, 1):
             (paris, greedy), (berlin, _) = cost(" Paris", most), cost(" Berlin", most)
             assert greedy and berlin < paris - 2, (paris, berlin)
-        choice = self.complete("The capital of France is Paris", max_tokens=1, extra_body={"prompt_logprobs": 2}).choices[0]
-        entries = choice.model_extra["prompt_logprobs"]
+        scored = self.complete("The capital of France is Paris", max_tokens=1, extra_body={"prompt_logprobs": 2})
+        entries = scored.choices[0].model_extra["prompt_logprobs"]
         best = min(entries[-1].values(), key=lambda e: e["rank"])
         assert entries[0] is None and best["decoded_token"] == " Paris", entries
         assert abs(best["logprob"] - paris) < 0.1
@@ -145,6 +145,19 @@ class Checks:
         longer = self.chat(messages=[{"role": "user", "content": [{"type": "text", "text": "Say yes."}]}],
                            max_tokens=40, extra_body={"min_tokens": 30})
         assert longer.usage.completion_tokens >= 30
+
+    def tools(self):
+        parameters = {"type": "object", "properties": {"a": {"type": "number"}}}
+        function = {"name": "add", "description": "Adds.", "parameters": parameters}
+        tools = [{"type": "function", "function": function}]
+        choice = self.chat(tools=tools, tool_choice="auto").choices[0]
+        assert choice.message.content or choice.message.tool_calls, choice
+        e = raised(openai.BadRequestError, lambda: self.chat(tools=tools, tool_choice="required"))
+        assert e.param == "tool_choice", e
+        call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+        answered = [*QUESTION, {"role": "assistant", "tool_calls": [call]},
+                    {"role": "tool", "tool_call_id": "call_1", "content": "Paris"}]
+        assert self.chat(messages=answered, tools=tools).choices[0].finish_reason in ("stop", "length", "tool_calls")
 
     def errors(self):
         e = raised(openai.BadRequestError, lambda: self.chat(temperature=-1))
@@ -226,8 +239,9 @@ def main():
     args = parser.parse_args()
     with served(args.dsla, args.model, "--policy", "fixed:0") as (url, _):
         checks = Checks(url, args.model)
-        for check in [checks.models, checks.whole_and_streamed, checks.choices, checks.logprobs, checks.scores, checks.stops,
-                      checks.parameters, checks.errors, checks.closing_cancels, checks.many_at_once, checks.metrics]:
+        for check in [checks.models, checks.whole_and_streamed, checks.choices, checks.logprobs, checks.scores,
+                      checks.stops, checks.parameters, checks.tools, checks.errors, checks.closing_cancels,
+                      checks.many_at_once, checks.metrics]:
             start = time.monotonic()
             check()
             print(f"{check.__name__}: ok in {time.monotonic() - start:.1f} s", flush=True)

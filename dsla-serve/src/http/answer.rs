@@ -1,5 +1,6 @@
 //! Answers: in one piece, or as server-sent events while the engine runs.
 
+use super::calls::{Call, Found, Parser};
 use super::error::{ApiError, ApiResult};
 use super::job::{Head, Job, Kind, cut_short};
 use super::logprobs::{Tokens, of_prompt};
@@ -66,12 +67,31 @@ impl Head {
 }
 
 /// vLLM's words.
-fn finish_word(finish: FinishReason) -> &'static str {
+fn finish_word(finish: FinishReason, called: bool) -> &'static str {
     match finish {
+        FinishReason::Stop if called => "tool_calls",
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::Cancelled => "abort",
     }
+}
+
+/// What a choice adds to its text, and the calls in it.
+fn read(parser: Option<&mut Parser>, text: String, last: bool) -> Found {
+    match parser {
+        Some(parser) => parser.read(&text, last),
+        None => Found { text, calls: Vec::new() },
+    }
+}
+
+/// A chat's message. One that only calls says null.
+fn message(text: &str, calls: &[Call]) -> Value {
+    let content = Some(text).filter(|t| !t.is_empty() || calls.is_empty());
+    let mut out = json!({"role": "assistant", "content": content, "refusal": null});
+    if !calls.is_empty() {
+        out["tool_calls"] = calls.iter().map(Call::json).collect();
+    }
+    out
 }
 
 /// Runs all choices to their ends.
@@ -111,9 +131,11 @@ pub(super) async fn whole(job: Job, engine: &Engine, generations: Vec<Generation
             Some(_) => tokens.json(job.head.kind, engine.model(), &mut offset),
             None => Value::Null,
         };
-        let mut choice = json!({"index": index, "logprobs": logprobs, "finish_reason": finish_word(finish)});
+        let Found { text, calls } = read(job.parser.clone().as_mut(), text, true);
+        let word = finish_word(finish, !calls.is_empty());
+        let mut choice = json!({"index": index, "logprobs": logprobs, "finish_reason": word});
         match job.head.kind {
-            Kind::Chat => choice["message"] = json!({"role": "assistant", "content": text, "refusal": null}),
+            Kind::Chat => choice["message"] = message(&text, &calls),
             Kind::Completion => {
                 choice["text"] = text.into();
                 choice["prompt_logprobs"] = prompt_logprobs.take();
@@ -132,6 +154,23 @@ pub(super) async fn whole(job: Job, engine: &Engine, generations: Vec<Generation
     Ok(answer)
 }
 
+/// What a chunk adds to a chat's message, of which `before` calls are out.
+fn delta(text: String, calls: &[Call], before: usize) -> Value {
+    let mut out = json!({});
+    if !text.is_empty() {
+        out["content"] = text.into();
+    }
+    if !calls.is_empty() {
+        let one = |(i, call): (usize, &Call)| {
+            let mut call = call.json();
+            call["index"] = (before + i).into();
+            call
+        };
+        out["tool_calls"] = calls.iter().enumerate().map(one).collect();
+    }
+    out
+}
+
 async fn next(generation: &mut Generation) -> Option<crate::Result<Event>> {
     poll_fn(|cx| Pin::new(&mut *generation).poll_next(cx)).await
 }
@@ -143,6 +182,9 @@ struct Choice {
     generation: Option<Generation>,
     /// Characters so far.
     offset: usize,
+    parser: Option<Parser>,
+    /// Calls so far.
+    calls: usize,
 }
 
 /// All choices of a request as chunks, in the order in which their tokens come. Dropping it cancels what still runs.
@@ -160,7 +202,14 @@ pub(super) struct Chunks {
 impl Chunks {
     pub fn new(job: Job, engine: Engine, generations: Vec<Generation>) -> Chunks {
         let each = generations.into_iter().enumerate();
-        let choices = each.map(|(index, g)| Choice { index, generation: Some(g), offset: 0 }).collect();
+        let choice = |(index, g)| Choice {
+            index,
+            generation: Some(g),
+            offset: 0,
+            parser: job.parser.clone(),
+            calls: 0,
+        };
+        let choices = each.map(choice).collect();
         let totals = Totals::default();
         let mut chunks =
             Chunks { job, engine, choices, turn: 0, totals, ready: VecDeque::new(), ended: false };
@@ -217,17 +266,23 @@ impl Chunks {
             choice.generation = None;
         }
         let ids = event.token.filter(|_| self.job.token_ids);
-        // Text that could still become a stop string is held back: a token without any is no chunk.
-        if text.is_empty() && event.finish.is_none() && logprobs.is_null() && ids.is_none() {
+        let Found { text, calls } = read(choice.parser.as_mut(), text, event.finish.is_some());
+        // Text that could still become a stop string or a call is held back: a token without any is no chunk.
+        if text.is_empty()
+            && calls.is_empty()
+            && event.finish.is_none()
+            && logprobs.is_null()
+            && ids.is_none()
+        {
             return;
         }
         let mut out = match self.job.head.kind {
-            Kind::Chat if text.is_empty() => json!({"delta": {}}),
-            Kind::Chat => json!({"delta": {"content": text}}),
+            Kind::Chat => json!({"delta": delta(text, &calls, choice.calls)}),
             Kind::Completion => json!({"text": text}),
         };
+        choice.calls += calls.len();
         out["logprobs"] = logprobs;
-        out["finish_reason"] = event.finish.map(finish_word).into();
+        out["finish_reason"] = event.finish.map(|finish| finish_word(finish, choice.calls > 0)).into();
         if self.job.token_ids {
             out["token_ids"] = ids.into_iter().collect();
         }

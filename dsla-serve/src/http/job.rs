@@ -1,6 +1,7 @@
 //! A checked request on its way to the engine: what to run, and how the answer is to look.
 
 use super::App;
+use super::calls::Parser;
 use super::error::{ApiError, ApiResult};
 use super::params::{Wishes, random};
 use crate::{Engine, Generation, Request};
@@ -40,6 +41,8 @@ pub(super) struct Job {
     pub prompt_logprobs: Option<usize>,
     /// The prompts' texts, where the answer repeats them.
     echo: Vec<Echo>,
+    /// Finds the calls of tools in what a choice says.
+    pub parser: Option<Parser>,
 }
 
 /// A prompt that the answer repeats.
@@ -98,8 +101,19 @@ impl Job {
             model: app.options.model_name.clone(),
         };
         let (logprobs, prompt_logprobs) = (params.logprobs, params.prompt_logprobs);
-        let echo = Vec::new();
-        Ok(Job { head, requests, n, stream, include_usage, token_ids, logprobs, prompt_logprobs, echo })
+        let (echo, parser) = (Vec::new(), None);
+        Ok(Job {
+            head,
+            requests,
+            n,
+            stream,
+            include_usage,
+            token_ids,
+            logprobs,
+            prompt_logprobs,
+            echo,
+            parser,
+        })
     }
 
     /// Has the answer repeat the prompts.

@@ -102,6 +102,17 @@ fn wrong_types_and_values_name_their_field() {
     chat("top_logprobs", json!(3), "top_logprobs", "only together with logprobs");
     chat("logprobs", json!(3), "logprobs", "want true or false");
     chat("tool_choice", json!("required"), "tool_choice", "does not constrain");
+    let function = json!({"type": "function", "function": {"name": "add"}});
+    chat("tool_choice", function.clone(), "tool_choice", "got an object, want \"auto\" or \"none\"");
+    chat("tools", function, "tools", "want an array");
+    chat("tools", json!([{"type": "function"}]), "tools[0].function.name", "got null, want a string");
+    let called = |arguments: &str| {
+        json!([{"role": "assistant", "content": null,
+            "tool_calls": [{"type": "function", "id": "a", "function": {"name": "add", "arguments": arguments}}]}])
+    };
+    let at = "messages[0].tool_calls[0].function.arguments";
+    chat("messages", called("[1]"), at, "got \"[1]\", want a JSON object as text");
+    chat("messages", called("{"), at, "want a JSON object");
     chat("max_completion_tokens", json!("x"), "max_completion_tokens", "want an integer");
     let mut streamed = with("stream", json!(true));
     streamed["prompt_logprobs"] = 1.into();
