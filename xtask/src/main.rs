@@ -5,6 +5,7 @@ mod http;
 mod peers;
 mod ptx;
 mod reference;
+mod replicas;
 mod served;
 mod steps;
 mod stress;
@@ -93,6 +94,11 @@ xflags::xflags! {
             /// Where the result goes as JSON.
             optional --out file: PathBuf
         }
+        /// Two `dsla serve` behind nginx: load spreads, streams flow, one is replaced and one killed without a failed request.
+        cmd replicas {
+            /// A dsla binary, instead of building one.
+            optional --dsla path: PathBuf
+        }
         /// Compare the release binary with PyTorch and transformers in a private Python environment.
         cmd reference {
             /// Where the environment goes; target/reference when not given.
@@ -131,6 +137,7 @@ fn run(flags: Xtask) -> anyhow::Result<()> {
         XtaskCmd::Bench(f) if f.vs.is_some() => peers::run(&run, &f),
         XtaskCmd::Bench(f) => peers::only_with_vs(&f).and_then(|()| run.bench(&f.args)),
         XtaskCmd::Stress(f) => stress::run(&run, &f),
+        XtaskCmd::Replicas(f) => replicas::run(&run, &f),
         XtaskCmd::Reference(f) => reference::run(&run, &f),
     }
 }
