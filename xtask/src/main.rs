@@ -1,5 +1,6 @@
 //! All automation of the workspace: `cargo xtask --help`.
 
+mod clients;
 mod gpu_check;
 mod http;
 mod peers;
@@ -99,6 +100,11 @@ xflags::xflags! {
             /// A dsla binary, instead of building one.
             optional --dsla path: PathBuf
         }
+        /// The async-openai crate against `dsla serve`, and the server's page in headless Chromium.
+        cmd clients {
+            /// A dsla binary, instead of building one.
+            optional --dsla path: PathBuf
+        }
         /// Compare the release binary with PyTorch and transformers in a private Python environment.
         cmd reference {
             /// Where the environment goes; target/reference when not given.
@@ -138,6 +144,7 @@ fn run(flags: Xtask) -> anyhow::Result<()> {
         XtaskCmd::Bench(f) => peers::only_with_vs(&f).and_then(|()| run.bench(&f.args)),
         XtaskCmd::Stress(f) => stress::run(&run, &f),
         XtaskCmd::Replicas(f) => replicas::run(&run, &f),
+        XtaskCmd::Clients(f) => clients::run(&run, &f),
         XtaskCmd::Reference(f) => reference::run(&run, &f),
     }
 }
