@@ -247,7 +247,7 @@ impl Model {
                 false => Ok(LayerState::Softmax(KvCache::new(self.heads(), self.dtype(), self.device())?)),
             })
             .collect::<Result<_>>()?;
-        Ok(Sequence { layers, len: 0 })
+        Ok(Sequence { layers, len: 0, torn: false })
     }
 
     pub(crate) fn dsla(&self, layer: usize) -> Result<&DslaAttention> {
@@ -327,7 +327,8 @@ impl Model {
     /// Run the steps' tokens through all layers; the sequences take them in. Returns the logits asked for, in step
     /// order: [rows, V] f32.
     ///
-    /// Errors (an unknown id, a full context, no tokens) come before anything is changed.
+    /// Errors (an unknown id, a full context, no tokens) come before anything is changed. Where something fails later, the
+    /// sequences are torn, and every further step of theirs is refused.
     pub fn forward(&self, steps: &mut [Step]) -> Result<Tensor> {
         let x = self.hidden(steps)?;
         let wanted = |s: &Step| match s.logits {
@@ -359,9 +360,18 @@ impl Model {
                     want: format!("1 to {room} in all"),
                 });
             }
+            if s.seq.torn {
+                return Err(Error::Argument {
+                    op: "forward",
+                    arg: "seq",
+                    got: "a sequence whose last step failed half way".into(),
+                    want: "a whole one".into(),
+                });
+            }
         }
         let total = steps.iter().map(|s| s.tokens.len()).sum();
         let mut x = self.embed(Tensor::ids(total, steps.iter().flat_map(|s| s.tokens).copied()).u32())?;
+        steps.iter_mut().for_each(|s| s.seq.torn = true);
         let (heads, width) = (self.heads(), self.config().num_heads * self.config().head_dim);
         // Forms that read the layer's input read it in f32.
         let read = self.adapter.as_ref().is_some_and(|a| a.form.reads_hidden());
@@ -411,6 +421,7 @@ impl Model {
         }
         for s in steps {
             s.seq.len += s.tokens.len();
+            s.seq.torn = false;
         }
         Ok(x)
     }

@@ -61,6 +61,8 @@ pub(crate) enum LayerState {
 pub struct Sequence {
     pub(crate) layers: Vec<LayerState>,
     pub(crate) len: usize,
+    /// A step has begun and not ended: some layers have its tokens and others do not.
+    pub(crate) torn: bool,
 }
 
 impl Sequence {
@@ -87,7 +89,8 @@ impl Sequence {
 
     /// Its pages of keys and values, as [`KvPages::pages`] tells them apart.
     pub fn pages(&self) -> impl Iterator<Item = (usize, usize)> {
-        let paged = self.layers.iter().filter_map(|l| if let LayerState::Pages(c) = l { Some(c) } else { None });
+        let paged =
+            self.layers.iter().filter_map(|l| if let LayerState::Pages(c) = l { Some(c) } else { None });
         paged.flat_map(KvPages::pages)
     }
 

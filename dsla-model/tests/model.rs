@@ -137,6 +137,23 @@ fn bad_calls_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn a_step_that_failed_half_way_is_not_gone_on_from() {
+    let base = load(&fixture("tiny_tied"), DType::F32);
+    let adapter = Adapter::init(&base, &Form::native()).unwrap();
+    let model = base.clone().with_adapter_value(adapter).unwrap();
+    let step = |model: &Model, seq: &mut dsla_model::Sequence| {
+        model.forward(&mut [Step { seq, tokens: &[1, 2, 3], logits: Want::None }]).map(drop)
+    };
+    let mut seq = model.new_sequence(&Plan::of_layers(2, &[1])).unwrap();
+    // Layer 0 takes the tokens in; layer 1 is not there.
+    let error = step(&base, &mut seq).unwrap_err().to_string();
+    assert!(error.contains("layer 1 converted"), "{error}");
+    let error = step(&model, &mut seq).unwrap_err().to_string();
+    assert!(error.contains("got a sequence whose last step failed half way"), "{error}");
+    assert_eq!(seq.len(), 0);
+}
+
+#[test]
 fn adapters_survive_a_round_trip_and_belong_to_one_model() {
     let (model, other) = (load(&fixture("tiny_tied"), DType::F32), load(&fixture("tiny_linear"), DType::F32));
     let dir = tempfile::tempdir().unwrap();

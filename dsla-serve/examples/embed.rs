@@ -1,15 +1,15 @@
 //! The embedder's first page: load, adapt, chat, shut down.
-//!
-//! `cargo run --release -p dsla-serve --example embed -- MODEL [ADAPTER]`
+//! Run: cargo run --release -p dsla-serve --example embed -- smollm2-135m-instruct dsla-model/adapters/smollm2-135m-instruct
 
-use dsla_model::{DType, Device, Message, Model};
+use dsla_model::{DType, Device, Message, Model, hub};
 use dsla_serve::{Engine, EngineConfig, Policy, SamplingParams, Threshold};
 use std::io::Write;
 use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let path = args.next().ok_or("usage: embed MODEL [ADAPTER]")?;
+    let name = args.next().ok_or("usage: embed MODEL [ADAPTER]")?;
+    let path = hub::resolve(&name, &mut |line| eprintln!("{line}"))?;
     let mut model = Model::load(path, &Device::auto(), DType::BF16)?;
     if let Some(adapter) = args.next() {
         model = model.with_adapter(adapter)?;

@@ -13,8 +13,8 @@ pub(crate) struct Feed<'a, S> {
     pub seq: &'a mut S,
     /// One or more.
     pub tokens: &'a [u32],
-    /// Whether the last token's logits are wanted.
-    pub logits: bool,
+    /// Which of their logits are wanted.
+    pub logits: Want,
 }
 
 /// Bytes a sequence holds.
@@ -71,14 +71,8 @@ impl Backend for Model {
     }
 
     fn forward(&self, feeds: &mut [Feed<'_, Sequence>]) -> Result<Tensor> {
-        let mut steps: Vec<Step> = feeds
-            .iter_mut()
-            .map(|f| Step {
-                seq: f.seq,
-                tokens: f.tokens,
-                logits: if f.logits { Want::Last } else { Want::None },
-            })
-            .collect();
+        let mut steps: Vec<Step> =
+            feeds.iter_mut().map(|f| Step { seq: f.seq, tokens: f.tokens, logits: f.logits }).collect();
         Ok(Model::forward(self, &mut steps)?)
     }
 

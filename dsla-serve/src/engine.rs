@@ -98,6 +98,20 @@ impl Engine {
     /// Errors: a configuration that makes no sense; a fixed rate beyond what the adapter has or the quality guard
     /// allows; no thread to be had.
     pub fn new(model: Model, config: EngineConfig) -> Result<Engine> {
+        Engine::start(model.clone(), model, config)
+    }
+
+    /// An engine whose steps fail on demand: `fault` sees the tokens that a step feeds to one sequence.
+    #[cfg(feature = "testing")]
+    pub fn with_faults(
+        model: Model,
+        config: EngineConfig,
+        fault: impl Fn(&[u32]) -> Option<crate::testing::Fault> + Send + 'static,
+    ) -> Result<Engine> {
+        Engine::start(crate::testing::Faulty { model: model.clone(), fault }, model, config)
+    }
+
+    fn start<B: Backend>(backend: B, model: Model, config: EngineConfig) -> Result<Engine> {
         config.check()?;
         let (order, quality) = match model.adapter() {
             Some(a) => (a.order.len(), a.quality.iter().map(|q| (q.converted, q.kl)).collect()),
@@ -114,7 +128,7 @@ impl Engine {
             footprint: Footprint::of(&model),
             budget: config.kv_budget,
         };
-        let core = Core::start(model.clone(), facts, config)?;
+        let core = Core::start(backend, facts, config)?;
         Ok(Engine { core: Arc::new(core), model })
     }
 

@@ -30,6 +30,17 @@ pub struct Logprob {
     pub top: Vec<(u32, f32)>,
 }
 
+/// A token of the prompt, and how likely it was after those before it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptToken {
+    /// The token.
+    pub id: u32,
+    /// 1 for the likeliest.
+    pub rank: usize,
+    /// Its probability.
+    pub logprob: Logprob,
+}
+
 /// What a generation has used so far, and at which conversion rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
@@ -62,6 +73,8 @@ pub struct Event {
     pub text: String,
     /// The token's probability, when asked for.
     pub logprob: Option<Logprob>,
+    /// On the first event, when asked for: the prompt's tokens without the first, which comes after nothing.
+    pub prompt: Option<Vec<PromptToken>>,
     /// Set on the last event.
     pub finish: Option<FinishReason>,
     /// So far, this event included.
@@ -77,6 +90,8 @@ pub struct Completion {
     pub text: String,
     /// One for each id, when asked for.
     pub logprobs: Vec<Logprob>,
+    /// The prompt's tokens without the first, when asked for.
+    pub prompt: Vec<PromptToken>,
     /// Why it ended.
     pub finish: FinishReason,
     /// What it used.
@@ -121,14 +136,16 @@ impl Generation {
 
     /// Runs to the end and collects everything.
     pub fn wait(mut self) -> Result<Completion> {
-        let (mut ids, mut text, mut logprobs) = (Vec::new(), String::new(), Vec::new());
+        let (mut ids, mut text, mut logprobs, mut prompt) =
+            (Vec::new(), String::new(), Vec::new(), Vec::new());
         loop {
             let event = Iterator::next(&mut self).unwrap_or(Err(Error::Stopped))?;
             ids.extend(event.token);
             text.push_str(&event.text);
             logprobs.extend(event.logprob);
+            prompt.extend(event.prompt.into_iter().flatten());
             if let Some(finish) = event.finish {
-                return Ok(Completion { ids, text, logprobs, finish, usage: event.usage });
+                return Ok(Completion { ids, text, logprobs, prompt, finish, usage: event.usage });
             }
         }
     }

@@ -44,12 +44,14 @@ mod running;
 mod scheduler;
 mod stats;
 mod stop;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 
 pub use adapt::{MemoryPressure, Policy, Slo, Threshold};
 pub use engine::{Engine, EngineConfig};
 pub use error::{Error, Result};
-pub use generation::{Completion, Event, FinishReason, Generation, Logprob, Usage};
+pub use generation::{Completion, Event, FinishReason, Generation, Logprob, PromptToken, Usage};
 pub use latency::Latency;
 pub use request::{Request, SamplingParams};
 pub use stats::{PrefixStats, SequenceStats, Stats, StepReport};

@@ -8,7 +8,8 @@ use dsla_model::sample::Params;
 /// How to continue a prompt. The default is greedy, up to 256 tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// Most tokens to generate, 1 or more. Together with the prompt they have to fit the context.
+    /// Most tokens to generate, 1 or more; 0 where only `prompt_logprobs` are wanted. Together with the prompt they have to
+    /// fit the context.
     pub max_tokens: usize,
     /// Logits are divided by it; 0 takes the likeliest token and ignores the filters.
     pub temperature: f32,
@@ -44,6 +45,9 @@ pub struct SamplingParams {
     pub logprobs: Option<usize>,
     /// Use the prefix cache: begin with what it holds of the prompt, and keep a part of this prompt for others.
     pub cache_prompt: bool,
+    /// Report the same of each token of the prompt but the first, with the first event. It takes the logits of the whole
+    /// prompt, a prefill piece at a time.
+    pub prompt_logprobs: Option<usize>,
     /// Share of layers to convert, in [0, 1]: the sequence starts and stays there, 0 = the exact teacher. `None`
     /// follows the engine's policy.
     pub rate: Option<f64>,
@@ -69,6 +73,7 @@ impl Default for SamplingParams {
             keep_special: false,
             logprobs: None,
             cache_prompt: true,
+            prompt_logprobs: None,
             rate: None,
         }
     }
@@ -121,7 +126,7 @@ impl Facts {
             let want = format!("ids below {}", self.vocab);
             return Err(Error::request("prompt", format!("id {id} at {at}"), want));
         }
-        if p.max_tokens == 0 {
+        if p.max_tokens == 0 && p.prompt_logprobs.is_none() {
             return Err(Error::request("max_tokens", 0, "1 or more"));
         }
         if p.min_tokens > p.max_tokens {
@@ -172,8 +177,10 @@ impl Facts {
         if let Some((field, id)) = biased.chain(stops).find(|(_, id)| *id as usize >= self.vocab) {
             return Err(Error::request(field, format!("id {id}"), format!("ids below {}", self.vocab)));
         }
-        if let Some(n) = p.logprobs.filter(|&n| n > self.vocab) {
-            return Err(Error::request("logprobs", n, format!("at most {}", self.vocab)));
+        for (field, n) in [("logprobs", p.logprobs), ("prompt_logprobs", p.prompt_logprobs)] {
+            if let Some(n) = n.filter(|&n| n > self.vocab) {
+                return Err(Error::request(field, n, format!("at most {}", self.vocab)));
+            }
         }
         if p.stop.iter().any(String::is_empty) {
             return Err(Error::request("stop", "an empty text", "texts of 1 byte or more"));
@@ -259,7 +266,10 @@ mod tests {
         assert!(one(|p| p.temperature = -1.0).contains("temperature: got -1"));
         assert_eq!(one(|p| p.top_p = 0.0), "request: top_p: got 0, want a number in (0, 1]");
         assert!(one(|p| p.min_p = 1.5).contains("min_p: got 1.5"));
-        assert!(one(|p| p.logprobs = Some(101)).contains("logprobs: got 101, want at most 100"));
+        assert!(one(|p| p.logprobs = Some(101)).contains("request: logprobs: got 101, want at most 100"));
+        assert!(one(|p| p.prompt_logprobs = Some(101)).contains("prompt_logprobs: got 101"));
+        let scored = SamplingParams { max_tokens: 0, prompt_logprobs: Some(0), ..SamplingParams::default() };
+        assert!(facts(None).check(&Request { prompt: vec![1], params: scored }).is_ok());
         assert!(one(|p| p.min_tokens = 5).contains("min_tokens: got 5, want at most max_tokens = 4"));
         assert!(one(|p| p.repetition_penalty = 0.0).contains("repetition_penalty: got 0"));
         assert!(

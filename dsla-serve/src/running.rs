@@ -3,7 +3,7 @@
 use crate::adjust::{Adjust, mask};
 use crate::backend::{Backend, Feed, Held};
 use crate::events::EventSender;
-use crate::generation::{Event, FinishReason, Logprob, Usage};
+use crate::generation::{Event, FinishReason, Logprob, PromptToken, Usage};
 use crate::latency::Clock;
 use crate::request::SamplingParams;
 use crate::scheduler::Planned;
@@ -11,7 +11,7 @@ use crate::stats::SequenceStats;
 use crate::stop::{Found, StopMatcher};
 use crate::{Error, Result};
 use dsla_model::core::{Tensor, View};
-use dsla_model::{DecodeStream, Device, Tokenizer, sample};
+use dsla_model::{DecodeStream, Device, Tokenizer, Want, sample};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,11 +33,16 @@ pub(crate) struct Submission {
 impl Submission {
     /// Whether the prefix cache may begin it, and keep a part of it. What needs every position's logits must say no here.
     pub fn cacheable(&self) -> bool {
-        self.params.cache_prompt
+        self.params.cache_prompt && !self.reads_prompt()
     }
 
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// It wants the logits of its whole prompt: no token of it may come from anywhere but a step of its own.
+    pub fn reads_prompt(&self) -> bool {
+        self.params.prompt_logprobs.is_some()
     }
 
     /// Ends the request.
@@ -76,6 +81,8 @@ pub(crate) struct Task {
     /// Since when it waits, on the engine's clock.
     pub waits_since: Duration,
     pub clock: Clock,
+    /// Tokens of the prompt whose probability is known, until an event takes them along.
+    scored: Option<Vec<PromptToken>>,
     /// Tokens generated; the newest is not fed yet.
     ids: Vec<u32>,
     /// Converted layers at the start.
@@ -110,7 +117,13 @@ impl<S> Running<S> {
             None => &prompt[*fed..(fed + step.tokens).min(prompt.len())],
             Some(at) => &ids[at.min(ids.len())..(at + 1).min(ids.len())],
         };
-        Feed { seq: &mut self.seq, tokens, logits: fed + step.tokens == prompt.len() + ids.len() }
+        let ends = fed + step.tokens == prompt.len() + ids.len();
+        let logits = match self.task.scored {
+            Some(_) if *fed < prompt.len() => Want::All,
+            _ if ends => Want::Last,
+            _ => Want::None,
+        };
+        Feed { seq: &mut self.seq, tokens, logits }
     }
 
     pub fn mark<B: Backend<Sequence = S>>(&self, backend: &B) -> Mark {
@@ -139,6 +152,7 @@ impl Task {
         Task {
             fed: 0,
             fed_before: 0,
+            scored: request.params.prompt_logprobs.map(|_| Vec::new()),
             begun: false,
             keep: Vec::new(),
             cached: 0,
@@ -161,6 +175,7 @@ impl Task {
     pub fn preempted(&mut self, now: Duration) {
         self.fed_before = self.fed_before.max(self.fed);
         (self.fed, self.folded, self.begun) = (0, 0, false);
+        self.scored.iter_mut().for_each(Vec::clear);
         self.preemptions += 1;
         self.waits_since = now;
     }
@@ -211,7 +226,14 @@ impl Task {
     pub fn cancel(self, layers: usize) {
         let finish = Some(FinishReason::Cancelled);
         let usage = self.usage(self.start + self.folds.len(), layers);
-        self.request.end(Ok(Event { token: None, text: String::new(), logprob: None, finish, usage }));
+        self.request.end(Ok(Event {
+            token: None,
+            text: String::new(),
+            logprob: None,
+            prompt: None,
+            finish,
+            usage,
+        }));
     }
 
     fn usage(&self, converted: usize, layers: usize) -> Usage {
@@ -224,8 +246,49 @@ impl Task {
         }
     }
 
+    /// Takes what a step made of the tokens fed last: rows of logits [rows, V], one or more. The event that follows from
+    /// them; the last one has `finish` set.
+    pub fn take<B: Backend>(&mut self, backend: &B, rows: View, layers: usize) -> Result<Option<Event>> {
+        let model = |e| Error::Model(dsla_model::Error::Kernel(e));
+        let [n, vocab] = rows.dims("take", "logits").map_err(model)?;
+        self.score(&rows).map_err(model)?;
+        if self.fed < self.known() {
+            return Ok(None);
+        }
+        let mut event = match self.request.params.max_tokens {
+            0 => {
+                let finish = Some(FinishReason::Length);
+                let usage = self.usage(self.start + self.folded, layers);
+                Event { token: None, text: String::new(), logprob: None, prompt: None, finish, usage }
+            }
+            _ => self.accept(backend, rows.rows(n - 1, n).reshape([vocab]), layers)?,
+        };
+        event.prompt = self.scored.take();
+        Ok(Some(event))
+    }
+
+    /// Looks up the prompt's next tokens in the rows [rows, V] of those that were fed last.
+    fn score(&mut self, rows: &View) -> std::result::Result<(), dsla_model::core::Error> {
+        let (Some(scored), Some(n)) = (&mut self.scored, self.request.params.prompt_logprobs) else {
+            return Ok(());
+        };
+        let rows = rows.to_tensor()?.to_device(Device::Cpu)?;
+        let (count, vocab) = (rows.dims()[0], rows.dims()[1]);
+        for (at, &id) in
+            (self.fed - count..self.fed).zip(self.request.prompt.iter().skip(self.fed - count + 1))
+        {
+            let i = at + count - self.fed;
+            let row = rows.rows(i, i + 1).reshape([vocab]);
+            let (logprob, top) = sample::top_logprobs(row, id, n)?;
+            let row = &rows.f32()[i * vocab..(i + 1) * vocab];
+            let rank = 1 + row.iter().filter(|x| **x > row[id as usize]).count();
+            scored.push(PromptToken { id, rank, logprob: Logprob { logprob, top } });
+        }
+        Ok(())
+    }
+
     /// Takes the next token from `logits` [V]. The event it makes; the last one has `finish` set.
-    pub fn accept<B: Backend>(&mut self, backend: &B, logits: View, layers: usize) -> Result<Event> {
+    fn accept<B: Backend>(&mut self, backend: &B, logits: View, layers: usize) -> Result<Event> {
         let params = &self.request.params;
         let model = |e| Error::Model(dsla_model::Error::Kernel(e));
         let early = self.ids.len() < params.min_tokens;
@@ -260,7 +323,7 @@ impl Task {
             finish = Some(FinishReason::Length);
         }
         let usage = self.usage(self.start + self.folded, layers);
-        Ok(Event { token: (!ended).then_some(id), text, logprob, finish, usage })
+        Ok(Event { token: (!ended).then_some(id), text, logprob, prompt: None, finish, usage })
     }
 
     /// The logits the token is drawn from, where they are not the model's; without the tokens that would end the

@@ -10,8 +10,11 @@ use crate::running::{Running, Submission, Task};
 use crate::scheduler::{Limits, Planned, Scheduler, Waiting};
 use crate::stats::{Stats, StepReport};
 use crate::{Error, FinishReason, Result};
+use dsla_model::Want;
 use dsla_model::core::Tensor;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,8 +44,15 @@ pub(crate) struct Worker<B: Backend> {
     stats: Stats,
 }
 
-/// What became of one planned sequence: its row of logits, if it wanted one.
-type Outcome = (Planned, Result<Option<Tensor>>);
+/// What became of one planned sequence: its rows of logits, if it wanted any.
+type Outcome = (Planned, Result<Option<Rows>>);
+
+/// Some rows of a step's logits [rows, V].
+struct Rows {
+    all: Rc<Tensor>,
+    from: usize,
+    to: usize,
+}
 
 impl<B: Backend> Worker<B> {
     pub fn new(backend: B, shared: Arc<Shared>, controller: Controller, config: &EngineConfig) -> Worker<B> {
@@ -284,8 +294,10 @@ impl<B: Backend> Worker<B> {
                 self.keep(planned.id);
                 continue;
             };
-            match r.task.accept(&self.backend, logits.view(), self.facts.ladder.layers()) {
-                Ok(event) => {
+            let rows = logits.all.rows(logits.from, logits.to);
+            match r.task.take(&self.backend, rows, self.facts.ladder.layers()) {
+                Ok(None) => {}
+                Ok(Some(event)) => {
                     generated += usize::from(event.token.is_some());
                     self.deliver(planned.id, event);
                 }
@@ -385,26 +397,36 @@ impl<B: Backend> Worker<B> {
     }
 }
 
-/// One row of logits for each feed that wants one.
-fn checked_forward<B: Backend>(backend: &B, feeds: &mut [Feed<B::Sequence>]) -> Result<Vec<Option<Tensor>>> {
-    let wanted: Vec<bool> = feeds.iter().map(|f| f.logits).collect();
-    let rows = wanted.iter().filter(|w| **w).count();
-    let logits = backend.forward(feeds)?;
-    match logits.dims() {
-        [got, vocab] if *got == rows => {
-            let mut next = 0;
-            let mut row = || {
-                next += 1;
-                Ok(logits
-                    .rows(next - 1, next)
-                    .to_tensor()
-                    .map_err(dsla_model::Error::from)?
-                    .reshape([*vocab]))
-            };
-            wanted.into_iter().map(|w| w.then(&mut row).transpose()).collect()
-        }
-        dims => {
-            Err(Error::internal("logits of a step", format!("{dims:?}"), format!("[{rows}, vocabulary]")))
-        }
+/// The rows of logits that each feed wants.
+fn checked_forward<B: Backend>(backend: &B, feeds: &mut [Feed<B::Sequence>]) -> Result<Vec<Option<Rows>>> {
+    let count = |f: &Feed<B::Sequence>| match f.logits {
+        Want::None => 0,
+        Want::Last => 1,
+        Want::All => f.tokens.len(),
+    };
+    let wanted: Vec<usize> = feeds.iter().map(count).collect();
+    let rows: usize = wanted.iter().sum();
+    let logits = Rc::new(unwound(|| backend.forward(feeds))?);
+    if !matches!(logits.dims(), [got, _] if *got == rows) {
+        let got = format!("{:?}", logits.dims());
+        return Err(Error::internal("logits of a step", got, format!("[{rows}, vocabulary]")));
     }
+    let mut from = 0;
+    let each = wanted.into_iter().map(|n| {
+        from += n;
+        (n > 0).then(|| Rows { all: Rc::clone(&logits), from: from - n, to: from })
+    });
+    Ok(each.collect())
+}
+
+/// A panic as an error: it ends the requests of its step and not the engine. Sequences that it left half way are torn,
+/// which the model knows.
+fn unwound<T>(step: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+        // The first line: an error is one.
+        let line = text.lines().next().unwrap_or_default();
+        Err(Error::internal("a step", format!("a panic ({line})"), "logits"))
+    })
 }

@@ -109,6 +109,25 @@ class Checks:
         assert len(choice.logprobs.token_logprobs) == len(choice.logprobs.text_offset) == 12
         assert all(t in top for t, top in zip(choice.logprobs.tokens, choice.logprobs.top_logprobs))
 
+    def scores(self):
+        """As lm-eval asks: what a text's tokens cost, nothing generated, or one token that it throws away."""
+        def cost(end, most):
+            choice = self.complete("The capital of France is" + end, echo=True, logprobs=1, max_tokens=most).choices[0]
+            scored = choice.logprobs
+            assert "".join(scored.tokens) == choice.text and scored.token_logprobs[0] is None
+            assert len(scored.tokens) == len(scored.token_logprobs) == len(scored.top_logprobs)
+            at = scored.tokens.index(end)
+            return scored.token_logprobs[at], scored.token_logprobs[at] == max(scored.top_logprobs[at].values())
+
+        for most in (0, 1):
+            (paris, greedy), (berlin, _) = cost(" Paris", most), cost(" Berlin", most)
+            assert greedy and berlin < paris - 2, (paris, berlin)
+        scored = self.complete("The capital of France is Paris", max_tokens=1, extra_body={"prompt_logprobs": 2})
+        entries = scored.choices[0].model_extra["prompt_logprobs"]
+        best = min(entries[-1].values(), key=lambda e: e["rank"])
+        assert entries[0] is None and best["decoded_token"] == " Paris", entries
+        assert abs(best["logprob"] - paris) < 0.1
+
     def stops(self):
         text = self.complete("1, 2, 3, 4,", max_tokens=24).choices[0].text
         assert " 7" in text, text
@@ -126,6 +145,19 @@ class Checks:
         longer = self.chat(messages=[{"role": "user", "content": [{"type": "text", "text": "Say yes."}]}],
                            max_tokens=40, extra_body={"min_tokens": 30})
         assert longer.usage.completion_tokens >= 30
+
+    def tools(self):
+        parameters = {"type": "object", "properties": {"a": {"type": "number"}}}
+        function = {"name": "add", "description": "Adds.", "parameters": parameters}
+        tools = [{"type": "function", "function": function}]
+        choice = self.chat(tools=tools, tool_choice="auto").choices[0]
+        assert choice.message.content or choice.message.tool_calls, choice
+        e = raised(openai.BadRequestError, lambda: self.chat(tools=tools, tool_choice="required"))
+        assert e.param == "tool_choice", e
+        call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+        answered = [*QUESTION, {"role": "assistant", "tool_calls": [call]},
+                    {"role": "tool", "tool_call_id": "call_1", "content": "Paris"}]
+        assert self.chat(messages=answered, tools=tools).choices[0].finish_reason in ("stop", "length", "tool_calls")
 
     def errors(self):
         e = raised(openai.BadRequestError, lambda: self.chat(temperature=-1))
@@ -207,8 +239,9 @@ def main():
     args = parser.parse_args()
     with served(args.dsla, args.model, "--policy", "fixed:0") as (url, _):
         checks = Checks(url, args.model)
-        for check in [checks.models, checks.whole_and_streamed, checks.choices, checks.logprobs, checks.stops,
-                      checks.parameters, checks.errors, checks.closing_cancels, checks.many_at_once, checks.metrics]:
+        for check in [checks.models, checks.whole_and_streamed, checks.choices, checks.logprobs, checks.scores,
+                      checks.stops, checks.parameters, checks.tools, checks.errors, checks.closing_cancels,
+                      checks.many_at_once, checks.metrics]:
             start = time.monotonic()
             check()
             print(f"{check.__name__}: ok in {time.monotonic() - start:.1f} s", flush=True)

@@ -1,11 +1,16 @@
 //! All automation of the workspace: `cargo xtask --help`.
 
+mod clients;
 mod gpu_check;
+mod http;
 mod peers;
 mod ptx;
 mod reference;
 mod replay;
+mod replicas;
+mod served;
 mod steps;
+mod stress;
 mod tidy;
 
 use std::path::PathBuf;
@@ -103,6 +108,29 @@ xflags::xflags! {
             /// Also keep it in benches/records, under the machine's name and the date.
             optional --record
         }
+        /// Many streaming clients against one `dsla serve`: every text checked, memory flat, a drain at the end.
+        cmd stress {
+            /// Clients at once; 64 when not given.
+            optional --clients n: usize
+            /// Seconds; 600 when not given.
+            optional --seconds n: u64
+            /// A model that `dsla serve` takes; a tiny one when not given.
+            optional --model name: String
+            /// A dsla binary, instead of building one.
+            optional --dsla path: PathBuf
+            /// Where the result goes as JSON.
+            optional --out file: PathBuf
+        }
+        /// Two `dsla serve` behind nginx: load spreads, streams flow, one is replaced and one killed without a failed request.
+        cmd replicas {
+            /// A dsla binary, instead of building one.
+            optional --dsla path: PathBuf
+        }
+        /// The async-openai crate against `dsla serve`, and the server's page in headless Chromium.
+        cmd clients {
+            /// A dsla binary, instead of building one.
+            optional --dsla path: PathBuf
+        }
         /// Compare the release binary with PyTorch and transformers in a private Python environment.
         cmd reference {
             /// Where the environment goes; target/reference when not given.
@@ -141,6 +169,9 @@ fn run(flags: Xtask) -> anyhow::Result<()> {
         XtaskCmd::Bench(f) if f.vs.is_some() => peers::run(&run, &f),
         XtaskCmd::Bench(f) => peers::only_with_vs(&f).and_then(|()| run.bench(&f.args)),
         XtaskCmd::Replay(f) => replay::run(&run, &f),
+        XtaskCmd::Stress(f) => stress::run(&run, &f),
+        XtaskCmd::Replicas(f) => replicas::run(&run, &f),
+        XtaskCmd::Clients(f) => clients::run(&run, &f),
         XtaskCmd::Reference(f) => reference::run(&run, &f),
     }
 }

@@ -4,12 +4,12 @@
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use xshell::cmd;
 
 use crate::peers::machine;
+use crate::served::Served;
 use crate::steps::{MODEL, Steps};
 
 /// The teacher, three quarters converted, and conversion while first tokens take longer than two seconds.
@@ -44,10 +44,8 @@ pub fn run(steps: &Steps, flags: &crate::Replay) -> Result<()> {
     let mut runs: Vec<Run> = Vec::new();
     for policy in flags.policies.as_deref().unwrap_or(POLICIES).split(' ') {
         let found = steps.step(&format!("replay against {policy}"), || {
-            let server = Server::start(&dsla, policy, guard)?;
-            let found = replay(&dsla, &server.url, &arguments)?;
-            server.stop()?;
-            Ok(found)
+            let server = Served::start(&dsla, MODEL, &["--policy", policy, "--max-quality-loss", guard])?;
+            replay(&dsla, &format!("http://{}", server.at), &arguments)
         })?;
         runs.push((policy.into(), found));
     }
@@ -85,41 +83,6 @@ fn replay(dsla: &Path, url: &str, arguments: &[String]) -> Result<Value> {
         bail!("dsla replay {url}: {}", out.status);
     }
     serde_json::from_slice(&out.stdout).context("dsla replay --json")
-}
-
-/// `dsla serve` on a port of its own choice; killed when dropped.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(dsla: &Path, policy: &str, guard: &str) -> Result<Server> {
-        let mut command = Command::new(dsla);
-        command.args(["serve", MODEL, "--port", "0", "--policy", policy, "--max-quality-loss", guard]);
-        let child = command.stdout(Stdio::piped()).spawn().context("dsla serve")?;
-        let mut server = Server { child, url: String::new() };
-        let stdout = server.child.stdout.take().context("the server has no stdout")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let url = line.trim().strip_prefix("listening on ");
-        server.url = url.with_context(|| format!("dsla serve said {line:?}, want listening on URL"))?.into();
-        Ok(server)
-    }
-
-    fn stop(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // (Dead already, where it was stopped.)
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// A line per run, and what the others are against the first.

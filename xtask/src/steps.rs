@@ -9,7 +9,7 @@ use crate::tidy;
 
 /// The model that the model tests load; `dsla fetch` knows the name.
 pub const MODEL: &str = "smollm2-135m-instruct";
-const FEATURES: &str = "dsla-serve/cli,dsla-serve/http";
+const FEATURES: &str = "dsla-serve/cli,dsla-serve/http,dsla-serve/testing";
 
 pub struct Steps {
     pub sh: Shell,
@@ -73,6 +73,11 @@ impl Steps {
             Ok(cmd!(sh, "cargo test --workspace --features {FEATURES}").run()?)
         })?;
         self.clients()?;
+        let dsla = Some(self.debug_binary());
+        crate::stress::run(
+            self,
+            &crate::Stress { clients: None, seconds: Some(20), model: None, dsla, out: None },
+        )?;
         if peers {
             crate::reference::run(self, &crate::Reference { out: None, python: None, text: Vec::new() })?;
         }

@@ -1,8 +1,9 @@
 //! Answers: in one piece, or as server-sent events while the engine runs.
 
+use super::calls::{Call, Found, Parser};
 use super::error::{ApiError, ApiResult};
 use super::job::{Head, Job, Kind, cut_short};
-use super::logprobs::Tokens;
+use super::logprobs::{Tokens, of_prompt};
 use crate::{Engine, Event, FinishReason, Generation, Usage};
 use axum::response::sse;
 use futures_core::Stream;
@@ -69,27 +70,55 @@ impl Head {
 }
 
 /// vLLM's words.
-fn finish_word(finish: FinishReason) -> &'static str {
+fn finish_word(finish: FinishReason, called: bool) -> &'static str {
     match finish {
+        FinishReason::Stop if called => "tool_calls",
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::Cancelled => "abort",
     }
 }
 
+/// What a choice adds to its text, and the calls in it.
+fn read(parser: Option<&mut Parser>, text: String, last: bool) -> Found {
+    match parser {
+        Some(parser) => parser.read(&text, last),
+        None => Found { text, calls: Vec::new() },
+    }
+}
+
+/// A chat's message. One that only calls says null.
+fn message(text: &str, calls: &[Call]) -> Value {
+    let content = Some(text).filter(|t| !t.is_empty() || calls.is_empty());
+    let mut out = json!({"role": "assistant", "content": content, "refusal": null});
+    if !calls.is_empty() {
+        out["tool_calls"] = calls.iter().map(Call::json).collect();
+    }
+    out
+}
+
 /// Runs all choices to their ends.
 pub(super) async fn whole(job: Job, engine: &Engine, generations: Vec<Generation>) -> ApiResult<Value> {
     let mut totals = Totals::default();
     let mut choices = Vec::with_capacity(generations.len());
+    let mut prompt_logprobs = Value::Null;
     // One after the other: events of the later ones wait in their channels.
     for (index, mut generation) in generations.into_iter().enumerate() {
         let (mut text, mut ids, mut tokens) = (job.echo(index).to_owned(), Vec::new(), Tokens::default());
-        let mut offset = text.chars().count();
+        let echoed = job.echoed_token(index);
+        let mut offset = if echoed.is_some() { 0 } else { text.chars().count() };
         let finish = loop {
             let Some(event) = next(&mut generation).await else { return Err(cut_short()) };
             let event = event.map_err(|e| ApiError::engine(e, 1))?;
             text.push_str(&event.text);
             ids.extend(event.token);
+            if let Some(rest) = &event.prompt {
+                if let (Some(first), Some(n)) = (echoed, job.logprobs) {
+                    tokens.push_prompt(first, rest, n);
+                }
+                prompt_logprobs =
+                    job.prompt_logprobs.map_or(Value::Null, |n| of_prompt(rest, n, engine.model()));
+            }
             if let (Some(id), Some(logprob)) = (event.token, event.logprob) {
                 tokens.push(id, logprob);
             }
@@ -102,20 +131,47 @@ pub(super) async fn whole(job: Job, engine: &Engine, generations: Vec<Generation
             return Err(cut_short());
         }
         let logprobs = match job.logprobs {
-            true => tokens.json(job.head.kind, engine.model(), &mut offset),
-            false => Value::Null,
+            Some(_) => tokens.json(job.head.kind, engine.model(), &mut offset),
+            None => Value::Null,
         };
-        let mut choice = json!({"index": index, "logprobs": logprobs, "finish_reason": finish_word(finish)});
+        let Found { text, calls } = read(job.parser.clone().as_mut(), text, true);
+        let word = finish_word(finish, !calls.is_empty());
+        let mut choice = json!({"index": index, "logprobs": logprobs, "finish_reason": word});
         match job.head.kind {
-            Kind::Chat => choice["message"] = json!({"role": "assistant", "content": text, "refusal": null}),
-            Kind::Completion => choice["text"] = text.into(),
+            Kind::Chat => choice["message"] = message(&text, &calls),
+            Kind::Completion => {
+                choice["text"] = text.into();
+                choice["prompt_logprobs"] = prompt_logprobs.take();
+            }
         }
         if job.token_ids {
             choice["token_ids"] = ids.into();
         }
         choices.push(choice);
     }
-    Ok(job.head.json(false, choices, totals.json()))
+    let mut answer = job.head.json(false, choices, totals.json());
+    if job.head.kind == Kind::Chat {
+        // All choices have the same prompt; vLLM has it here.
+        answer["prompt_logprobs"] = prompt_logprobs;
+    }
+    Ok(answer)
+}
+
+/// What a chunk adds to a chat's message, of which `before` calls are out.
+fn delta(text: String, calls: &[Call], before: usize) -> Value {
+    let mut out = json!({});
+    if !text.is_empty() {
+        out["content"] = text.into();
+    }
+    if !calls.is_empty() {
+        let one = |(i, call): (usize, &Call)| {
+            let mut call = call.json();
+            call["index"] = (before + i).into();
+            call
+        };
+        out["tool_calls"] = calls.iter().enumerate().map(one).collect();
+    }
+    out
 }
 
 async fn next(generation: &mut Generation) -> Option<crate::Result<Event>> {
@@ -129,6 +185,9 @@ struct Choice {
     generation: Option<Generation>,
     /// Characters so far.
     offset: usize,
+    parser: Option<Parser>,
+    /// Calls so far.
+    calls: usize,
 }
 
 /// All choices of a request as chunks, in the order in which their tokens come. Dropping it cancels what still runs.
@@ -146,7 +205,14 @@ pub(super) struct Chunks {
 impl Chunks {
     pub fn new(job: Job, engine: Engine, generations: Vec<Generation>) -> Chunks {
         let each = generations.into_iter().enumerate();
-        let choices = each.map(|(index, g)| Choice { index, generation: Some(g), offset: 0 }).collect();
+        let choice = |(index, g)| Choice {
+            index,
+            generation: Some(g),
+            offset: 0,
+            parser: job.parser.clone(),
+            calls: 0,
+        };
+        let choices = each.map(choice).collect();
         let totals = Totals::default();
         let mut chunks =
             Chunks { job, engine, choices, turn: 0, totals, ready: VecDeque::new(), ended: false };
@@ -157,7 +223,9 @@ impl Chunks {
     /// What comes before the first token: the role of a chat's message, the text of a repeated prompt.
     fn open(&mut self) {
         for index in 0..self.choices.len() {
-            let echo = self.job.echo(index).to_owned();
+            // With log-probabilities the first event repeats it.
+            let waits = self.job.echoed_token(index).is_some();
+            let echo = if waits { String::new() } else { self.job.echo(index).to_owned() };
             self.choices[index].offset = echo.chars().count();
             match self.job.head.kind {
                 Kind::Chat => self.say(index, json!({"delta": {"role": "assistant", "content": ""}})),
@@ -182,10 +250,18 @@ impl Chunks {
         let choice = &mut self.choices[at];
         let index = choice.index;
         let mut tokens = Tokens::default();
-        let with_logprob = event.token.zip(event.logprob);
+        let mut text = event.text;
+        if let (Some(rest), Some(first), Some(n)) =
+            (&event.prompt, self.job.echoed_token(index), self.job.logprobs)
+        {
+            tokens.push_prompt(first, rest, n);
+            text.insert_str(0, self.job.echo(index));
+        }
         let mut logprobs = Value::Null;
-        if let Some((id, logprob)) = with_logprob {
+        if let Some((id, logprob)) = event.token.zip(event.logprob) {
             tokens.push(id, logprob);
+        }
+        if !tokens.is_empty() {
             logprobs = tokens.json(self.job.head.kind, self.engine.model(), &mut choice.offset);
         }
         if event.finish.is_some() {
@@ -193,17 +269,23 @@ impl Chunks {
             choice.generation = None;
         }
         let ids = event.token.filter(|_| self.job.token_ids);
-        // Text that could still become a stop string is held back: a token without any is no chunk.
-        if event.text.is_empty() && event.finish.is_none() && logprobs.is_null() && ids.is_none() {
+        let Found { text, calls } = read(choice.parser.as_mut(), text, event.finish.is_some());
+        // Text that could still become a stop string or a call is held back: a token without any is no chunk.
+        if text.is_empty()
+            && calls.is_empty()
+            && event.finish.is_none()
+            && logprobs.is_null()
+            && ids.is_none()
+        {
             return;
         }
         let mut out = match self.job.head.kind {
-            Kind::Chat if event.text.is_empty() => json!({"delta": {}}),
-            Kind::Chat => json!({"delta": {"content": event.text}}),
-            Kind::Completion => json!({"text": event.text}),
+            Kind::Chat => json!({"delta": delta(text, &calls, choice.calls)}),
+            Kind::Completion => json!({"text": text}),
         };
+        choice.calls += calls.len();
         out["logprobs"] = logprobs;
-        out["finish_reason"] = event.finish.map(finish_word).into();
+        out["finish_reason"] = event.finish.map(|finish| finish_word(finish, choice.calls > 0)).into();
         if self.job.token_ids {
             out["token_ids"] = ids.into_iter().collect();
         }

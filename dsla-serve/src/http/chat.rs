@@ -1,6 +1,7 @@
 //! `/v1/chat/completions`: messages in, the text of the model's chat template to the engine.
 
 use super::App;
+use super::calls::Parser;
 use super::error::{ApiError, ApiResult};
 use super::fields::{Fields, show};
 use super::job::{Job, Kind};
@@ -16,7 +17,9 @@ pub(super) fn job(app: &App, engine: &Engine, body: &Value) -> ApiResult<Job> {
     wishes.params.logprobs = logprobs(&body)?;
     let limit = body.count("max_completion_tokens")?.or(body.count("max_tokens")?);
     let prompt = prompt(engine, &body)?;
-    Job::new(app, engine, Kind::Chat, wishes, vec![prompt], limit)
+    let mut job = Job::new(app, engine, Kind::Chat, wishes, vec![prompt], limit)?;
+    job.parser = parser(&body)?;
+    Ok(job)
 }
 
 /// `logprobs: true` asks for the tokens', `top_logprobs` for this many alternatives too.
@@ -69,7 +72,25 @@ fn message(index: usize, message: &Value) -> ApiResult<Value> {
     };
     let mut out: Map<String, Value> = fields.clone();
     out.insert("content".into(), content.into());
+    for (i, call) in out.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+    {
+        arguments(call).map_err(|got| {
+            ApiError::field(at(&format!(".tool_calls[{i}].function.arguments")), got, "a JSON object as text")
+        })?;
+    }
     Ok(out.into())
+}
+
+/// Clients send arguments as text, and templates write them as JSON: once is enough. Refused: what came.
+fn arguments(call: &mut Value) -> Result<(), String> {
+    let Some(arguments) = call.pointer_mut("/function/arguments") else { return Ok(()) };
+    let Value::String(text) = &*arguments else { return Ok(()) };
+    let map = match text.trim() {
+        "" => Map::new(),
+        text => serde_json::from_str(text).map_err(|_| show(arguments))?,
+    };
+    *arguments = map.into();
+    Ok(())
 }
 
 fn text_part(part: &Value, at: String) -> ApiResult<&str> {
@@ -83,9 +104,24 @@ fn text_part(part: &Value, at: String) -> ApiResult<&str> {
     }
 }
 
-/// The tools for the template; what the model then writes comes back as text.
+/// Reads the calls that the model writes, where it was told of tools.
+fn parser(body: &Fields) -> ApiResult<Option<Parser>> {
+    let Some(Value::Array(tools)) = tools(body)? else { return Ok(None) };
+    let name = |tool: &Value| tool["function"]["name"].as_str().map(String::from);
+    let most = if body.bool("parallel_tool_calls")? == Some(false) { 1 } else { usize::MAX };
+    Ok(Some(Parser::new(tools.iter().filter_map(name).collect(), most)))
+}
+
+/// The tools for the template.
 fn tools(body: &Fields) -> ApiResult<Option<Value>> {
-    let tools = body.array("tools")?.filter(|t| !t.is_empty()).map(|t| Value::from(t.clone()));
+    let tools = body.array("tools")?.filter(|t| !t.is_empty());
+    for (i, tool) in tools.into_iter().flatten().enumerate() {
+        if !tool["function"]["name"].is_string() {
+            let (at, got) = (format!("tools[{i}].function.name"), show(&tool["function"]["name"]));
+            return Err(ApiError::field(at, got, "a string"));
+        }
+    }
+    let tools = tools.map(|t| Value::from(t.clone()));
     match body.get("tool_choice") {
         None => Ok(tools),
         Some(Value::String(choice)) if choice == "auto" => Ok(tools),

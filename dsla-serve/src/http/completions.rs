@@ -18,13 +18,17 @@ pub(super) fn job(app: &App, engine: &Engine, body: &Value) -> ApiResult<Job> {
         return Err(body.refuse("logprobs", "at most 20"));
     }
     let echo = body.bool("echo")?.unwrap_or(false);
-    if echo && wishes.params.logprobs.is_some() {
-        return Err(body.refuse("echo", "it without logprobs: this server has none of prompts"));
-    }
     let limit = Some(body.count("max_tokens")?.unwrap_or(params::COMPLETION_TOKENS));
+    let asked = wishes.params.prompt_logprobs;
+    // An echo's tokens have log-probabilities too. Without a token to generate it is the prompt's that there are.
+    if echo && (wishes.params.logprobs.is_some() || limit == Some(0)) {
+        let wanted = wishes.params.logprobs.unwrap_or(0);
+        wishes.params.prompt_logprobs = Some(asked.unwrap_or(0).max(wanted));
+    }
     let special = body.bool("add_special_tokens")?.unwrap_or(true);
     let prompts = prompts(engine, &body, special)?;
     let mut job = Job::new(app, engine, Kind::Completion, wishes, prompts, limit)?;
+    job.prompt_logprobs = asked;
     if echo {
         job.echo_prompts(engine)?;
     }

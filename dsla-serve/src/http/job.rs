@@ -1,6 +1,7 @@
 //! A checked request on its way to the engine: what to run, and how the answer is to look.
 
 use super::App;
+use super::calls::Parser;
 use super::error::{ApiError, ApiResult};
 use super::params::{Wishes, random};
 use crate::{Engine, Generation, Request};
@@ -34,9 +35,21 @@ pub(super) struct Job {
     pub stream: bool,
     pub include_usage: bool,
     pub token_ids: bool,
-    pub logprobs: bool,
+    /// Likeliest tokens that are shown beside each.
+    pub logprobs: Option<usize>,
+    /// The same for the prompt, in vLLM's field.
+    pub prompt_logprobs: Option<usize>,
     /// The prompts' texts, where the answer repeats them.
-    pub echo: Vec<String>,
+    echo: Vec<Echo>,
+    /// Finds the calls of tools in what a choice says.
+    pub parser: Option<Parser>,
+}
+
+/// A prompt that the answer repeats.
+struct Echo {
+    text: String,
+    /// Its first token, which nothing comes before.
+    first: Option<u32>,
 }
 
 impl Job {
@@ -87,8 +100,20 @@ impl Job {
             created: now.as_secs(),
             model: app.options.model_name.clone(),
         };
-        let logprobs = params.logprobs.is_some();
-        Ok(Job { head, requests, n, stream, include_usage, token_ids, logprobs, echo: Vec::new() })
+        let (logprobs, prompt_logprobs) = (params.logprobs, params.prompt_logprobs);
+        let (echo, parser) = (Vec::new(), None);
+        Ok(Job {
+            head,
+            requests,
+            n,
+            stream,
+            include_usage,
+            token_ids,
+            logprobs,
+            prompt_logprobs,
+            echo,
+            parser,
+        })
     }
 
     /// Has the answer repeat the prompts.
@@ -96,14 +121,22 @@ impl Job {
         let input = |e| ApiError::input("echo", e);
         let tokenizer = engine.model().tokenizer().map_err(input)?;
         let prompts = self.requests.iter().step_by(self.n);
-        self.echo =
-            prompts.map(|r| tokenizer.decode(&r.prompt, true).map_err(input)).collect::<ApiResult<_>>()?;
+        let echo = |r: &Request| {
+            let text = tokenizer.decode(&r.prompt, true).map_err(input)?;
+            Ok(Echo { text, first: r.prompt.first().copied() })
+        };
+        self.echo = prompts.map(echo).collect::<ApiResult<_>>()?;
         Ok(())
     }
 
     /// What choice `index` begins with.
     pub fn echo(&self, index: usize) -> &str {
-        self.echo.get(index / self.n).map_or("", String::as_str)
+        self.echo.get(index / self.n).map_or("", |e| e.text.as_str())
+    }
+
+    /// Where the tokens of choice `index` begin with its prompt's: the first of them.
+    pub fn echoed_token(&self, index: usize) -> Option<u32> {
+        self.echo.get(index / self.n).and_then(|e| e.first).filter(|_| self.logprobs.is_some())
     }
 
     /// Queues all choices or none.

@@ -1,7 +1,7 @@
 //! Log-probabilities in the two shapes that OpenAI's API has for them.
 
 use super::job::Kind;
-use crate::Logprob;
+use crate::{Logprob, PromptToken};
 use dsla_model::{Model, Tokenizer};
 use serde_json::{Map, Value, json};
 
@@ -11,12 +11,27 @@ const LEAST: f32 = -9999.0;
 /// The tokens of one choice, or of one chunk of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    items: Vec<(u32, Logprob)>,
+    /// Without one where nothing comes before the token.
+    items: Vec<(u32, Option<Logprob>)>,
 }
 
 impl Tokens {
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     pub fn push(&mut self, id: u32, logprob: Logprob) {
-        self.items.push((id, logprob));
+        self.items.push((id, Some(logprob)));
+    }
+
+    /// A prompt's tokens: `first`, and `rest` after it.
+    pub fn push_prompt(&mut self, first: u32, rest: &[PromptToken], n: usize) {
+        self.items.push((first, None));
+        let short = |t: &PromptToken| {
+            let top = t.logprob.top.iter().take(n).copied().collect();
+            (t.id, Some(Logprob { logprob: t.logprob.logprob, top }))
+        };
+        self.items.extend(rest.iter().map(short));
     }
 
     /// `offset`: characters before them; moved behind them.
@@ -33,7 +48,7 @@ impl Tokens {
             let (token, bytes) = spelled(tokenizer, id);
             json!({"token": token, "logprob": logprob.max(LEAST), "bytes": bytes})
         };
-        let content = self.items.iter().map(|(id, l)| {
+        let content = self.items.iter().filter_map(|(id, l)| Some((id, l.as_ref()?))).map(|(id, l)| {
             let mut out = entry(*id, l.logprob);
             out["top_logprobs"] = l.top.iter().map(|(id, logprob)| entry(*id, *logprob)).collect();
             out
@@ -45,18 +60,36 @@ impl Tokens {
         let (mut tokens, mut values, mut tops, mut offsets) = (vec![], vec![], vec![], vec![]);
         for (id, l) in &self.items {
             let token = spelled(tokenizer, *id).0;
-            let mut top = Map::new();
-            for (id, logprob) in l.top.iter().chain([&(*id, l.logprob)]) {
-                top.insert(spelled(tokenizer, *id).0, logprob.max(LEAST).into());
-            }
+            let top = l.as_ref().map(|l| {
+                let mut top = Map::new();
+                for (id, logprob) in l.top.iter().chain([&(*id, l.logprob)]) {
+                    top.insert(spelled(tokenizer, *id).0, logprob.max(LEAST).into());
+                }
+                top
+            });
             offsets.push(*offset);
             *offset += token.chars().count();
             tokens.push(token);
-            values.push(l.logprob.max(LEAST));
+            values.push(l.as_ref().map(|l| l.logprob.max(LEAST)));
             tops.push(top);
         }
         json!({"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets})
     }
+}
+
+/// A prompt's, in vLLM's shape: null for the first token; for each other one itself and `n` likeliest ones by their ids.
+pub(super) fn of_prompt(rest: &[PromptToken], n: usize, model: &Model) -> Value {
+    let tokenizer = model.tokenizer().ok();
+    let one = |t: &PromptToken| {
+        let entry = |id: u32, logprob: f32, rank: usize| json!({"logprob": logprob.max(LEAST), "rank": rank, "decoded_token": spelled(tokenizer, id).0});
+        let mut out = Map::new();
+        out.insert(t.id.to_string(), entry(t.id, t.logprob.logprob, t.rank));
+        for (i, (id, logprob)) in t.logprob.top.iter().take(n).enumerate() {
+            out.entry(id.to_string()).or_insert_with(|| entry(*id, *logprob, i + 1));
+        }
+        Value::from(out)
+    };
+    [Value::Null].into_iter().chain(rest.iter().map(one)).collect()
 }
 
 /// A token's text and bytes. Bytes that are no character of their own show as U+FFFD in the text.

@@ -25,6 +25,7 @@
 //! connection that closes cancels its request.
 
 mod answer;
+mod calls;
 mod chat;
 mod completions;
 mod error;

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 pub(super) const COMPLETION_TOKENS: usize = 16;
 
 /// What would change the text and is not done here; each with the values that ask for nothing.
-const REFUSED: [(&str, &[&str]); 18] = [
+const REFUSED: [(&str, &[&str]); 17] = [
     ("allowed_token_ids", &["[]"]),
     ("audio", &[]),
     ("bad_words", &["[]"]),
@@ -22,7 +22,6 @@ const REFUSED: [(&str, &[&str]); 18] = [
     ("guided_json", &[]),
     ("guided_regex", &[]),
     ("include_stop_str_in_output", &["false"]),
-    ("prompt_logprobs", &[]),
     ("structured_outputs", &[]),
     ("suffix", &["\"\""]),
     ("truncate_prompt_tokens", &[]),
@@ -91,6 +90,7 @@ pub(super) fn read(body: &Fields) -> ApiResult<Wishes> {
         keep_special: !body.bool("skip_special_tokens")?.unwrap_or(true),
         logprobs: None,
         cache_prompt: body.bool("cache_prompt")?.unwrap_or(plain.cache_prompt),
+        prompt_logprobs: prompt_logprobs(body, stream)?,
         rate: match body.object("dsla")? {
             Some(dsla) => dsla.number("rate")?,
             None => None,
@@ -98,6 +98,15 @@ pub(super) fn read(body: &Fields) -> ApiResult<Wishes> {
     };
     let token_ids = body.bool("return_token_ids")?.unwrap_or(false);
     Ok(Wishes { params, n, stream, include_usage, token_ids })
+}
+
+/// vLLM's field, which it does not have in streams either.
+fn prompt_logprobs(body: &Fields, stream: bool) -> ApiResult<Option<usize>> {
+    match body.count("prompt_logprobs")? {
+        Some(n) if n > 20 => Err(body.refuse("prompt_logprobs", "at most 20")),
+        Some(_) if stream => Err(body.refuse("prompt_logprobs", "it left out together with stream: true")),
+        n => Ok(n),
+    }
 }
 
 /// -1 and 0 keep all, as in vLLM.

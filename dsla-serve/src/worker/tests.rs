@@ -62,14 +62,19 @@ fn eventually(what: &str, mut so: impl FnMut() -> bool) {
 
 #[test]
 fn an_error_ends_its_request_and_no_other() {
-    for bad in [FAILS, FAILS_LATE, NAN] {
+    for bad in [FAILS, FAILS_LATE, NAN, PANICS] {
         let backend = fake(1);
         let core = start(&backend, EngineConfig { prefill_chunk: 4, ..EngineConfig::default() });
         let first = submit(&core, &[1], 30);
         let poisoned = submit(&core, &[2, bad, 3], 30);
         let last = submit(&core, &[3], 30);
         let error = poisoned.wait().expect_err("an error").to_string();
-        assert!(error.contains(if bad == NAN { "NaN" } else { "poisoned" }), "{bad}: {error}");
+        let want = match bad {
+            NAN => "NaN",
+            PANICS => "got a panic (as ordered), want logits",
+            _ => "poisoned",
+        };
+        assert!(error.contains(want), "{bad}: {error}");
         let count = |from: u32| (0..30).map(|i| (from + i) % 30).collect::<Vec<_>>();
         assert_eq!(ids(first), count(2), "{bad}");
         assert_eq!(ids(last), count(4), "{bad}");
@@ -95,12 +100,16 @@ fn a_step_that_failed_half_way_is_not_continued() {
 }
 
 #[test]
-fn a_panic_leaves_nobody_waiting() {
-    let core = start(&fake(1), EngineConfig::default());
-    let other = submit(&core, &[1], 5000);
-    let bad = submit(&core, &[PANICS], 1);
-    assert!(matches!(bad.wait(), Err(Error::Stopped)));
-    assert!(matches!(other.wait(), Err(Error::Stopped)));
+fn a_panic_outside_a_step_leaves_nobody_waiting() {
+    let policy = Policy::custom(|load, target| {
+        assert!(load.running < 2, "as ordered");
+        target
+    });
+    let core = start(&fake(1), EngineConfig { policy, ..EngineConfig::default() });
+    let both = [[1], [2]].map(|prompt| submit(&core, &prompt, 5000));
+    for generation in both {
+        assert!(matches!(generation.wait(), Err(Error::Stopped)));
+    }
     eventually("stopped", || matches!(core.submit(request(&[1], 1)), Err(Error::Stopped)));
     core.shutdown(Duration::MAX);
 }

@@ -67,6 +67,8 @@ fn wrong_types_and_values_name_their_field() {
         ("stream_options", json!({"include_usage": true}), "only together with stream"),
         ("logprobs", json!(21), "got 21, want at most 20"),
         ("logprobs", json!(true), "got true, want an integer"),
+        ("prompt_logprobs", json!(21), "got 21, want at most 20"),
+        ("prompt_logprobs", json!(-1), "want an integer, 0 or more"),
         ("suffix", json!("end"), "does not support it"),
         ("guided_json", json!({}), "does not support it"),
         ("response_format.type", Value::Null, ""),
@@ -100,7 +102,22 @@ fn wrong_types_and_values_name_their_field() {
     chat("top_logprobs", json!(3), "top_logprobs", "only together with logprobs");
     chat("logprobs", json!(3), "logprobs", "want true or false");
     chat("tool_choice", json!("required"), "tool_choice", "does not constrain");
+    let function = json!({"type": "function", "function": {"name": "add"}});
+    chat("tool_choice", function.clone(), "tool_choice", "got an object, want \"auto\" or \"none\"");
+    chat("tools", function, "tools", "want an array");
+    chat("tools", json!([{"type": "function"}]), "tools[0].function.name", "got null, want a string");
+    let called = |arguments: &str| {
+        json!([{"role": "assistant", "content": null,
+            "tool_calls": [{"type": "function", "id": "a", "function": {"name": "add", "arguments": arguments}}]}])
+    };
+    let at = "messages[0].tool_calls[0].function.arguments";
+    chat("messages", called("[1]"), at, "got \"[1]\", want a JSON object as text");
+    chat("messages", called("{"), at, "want a JSON object");
     chat("max_completion_tokens", json!("x"), "max_completion_tokens", "want an integer");
+    let mut streamed = with("stream", json!(true));
+    streamed["prompt_logprobs"] = 1.into();
+    let message = post(s.at, COMPLETIONS, &streamed).refused(400, Some("prompt_logprobs"));
+    assert!(message.contains("left out together with stream"), "{message}");
     assert_eq!(s.engine().stats().failed + s.engine().stats().finished, 0, "none reached the engine");
 }
 

@@ -1,9 +1,13 @@
 //! The server over real sockets, with a tiny model that reads and writes text.
 
+mod calls;
 mod client;
 mod errors;
+#[cfg(feature = "testing")]
+mod faults;
 mod generation;
 mod lifecycle;
+mod prompt;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
@@ -27,7 +31,10 @@ struct Serving {
 
 /// With an untrained adapter, last layer first.
 fn model() -> Model {
-    let model = support::text_model();
+    adapted(support::text_model())
+}
+
+fn adapted(model: Model) -> Model {
     let mut adapter = Adapter::init(&model, &Form::native()).expect("an adapter");
     for converted in 1..=adapter.order.len() {
         let kl = 0.1 * converted as f64;

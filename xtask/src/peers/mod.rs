@@ -293,7 +293,7 @@ fn result(
 }
 
 /// One line for each row: a record's diff shows what moved.
-fn pretty(result: &Value) -> Result<String> {
+pub fn pretty(result: &Value) -> Result<String> {
     let fields = result.as_object().context("an object")?;
     let mut out = Vec::new();
     for (key, value) in fields {
@@ -310,7 +310,7 @@ fn pretty(result: &Value) -> Result<String> {
 }
 
 /// `dir/name.EXTENSION` for each, whole or not at all.
-fn write(dir: &Path, name: &str, files: &[(&str, String)]) -> Result<()> {
+pub fn write(dir: &Path, name: &str, files: &[(&str, String)]) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     for (extension, text) in files {
         let path = dir.join(format!("{name}.{extension}"));

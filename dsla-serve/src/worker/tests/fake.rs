@@ -60,7 +60,7 @@ impl Backend for Fake {
                 let (converted, alone) = (feed.seq.converted as u64, u64::from(feed.tokens.len() == 1));
                 feed.seq.chain(1 + u64::from(token) + 1000 * (2 * converted + alone));
             }
-            if feed.logits {
+            if feed.logits != Want::None {
                 let mut row = [0.0; VOCAB];
                 let last = *feed.seq.history.last().expect("fed") as usize;
                 let next = if self.chained { (feed.seq.digest >> 20) as usize } else { last + 1 };

@@ -28,7 +28,7 @@ fn reference(prompt: &[u32], converted: &[usize]) -> Vec<u32> {
         while seq.converted < k {
             model.fold(&mut seq).expect("a fold");
         }
-        let mut feeds = [Feed { seq: &mut seq, tokens: &fed, logits: true }];
+        let mut feeds = [Feed { seq: &mut seq, tokens: &fed, logits: Want::Last }];
         let logits = model.forward(&mut feeds).expect("logits");
         let best = logits.f32().iter().position(|x| *x > 0.0).expect("one") as u32;
         ids.push(best);
