@@ -161,6 +161,7 @@ impl Task {
     pub fn preempted(&mut self, now: Duration) {
         self.fed_before = self.fed_before.max(self.fed);
         (self.fed, self.folded, self.begun) = (0, 0, false);
+        self.keep.clear();
         self.preemptions += 1;
         self.waits_since = now;
     }
