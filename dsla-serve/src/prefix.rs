@@ -41,6 +41,15 @@ struct Entry<S> {
     used: u64,
 }
 
+/// Where an entry is.
+#[derive(Clone, Copy)]
+struct Hit {
+    /// Its tokens.
+    at: usize,
+    hash: u64,
+    used: u64,
+}
+
 /// What the cache knows of a prompt.
 #[derive(Debug)]
 pub(crate) struct Found<'a, S> {
@@ -91,31 +100,43 @@ impl<S> Prefixes<S> {
     /// request asks for the first time, which counts.
     pub fn find(&mut self, prompt: &[u32], converted: usize, most: usize, first: bool) -> Found<'_, S> {
         let hashes = self.chain(prompt, most);
-        let length = |i: usize| (i + 1) * self.grain;
-        // The longest at this number of layers, and at any.
-        let (mut hit, mut other) = (None, 0);
-        for (i, hash) in hashes.iter().enumerate().rev() {
-            let same = |e: &&Entry<S>| e.tokens == prompt[..length(i)];
-            let mut known = self.entries.get(hash).into_iter().flatten().filter(same).peekable();
-            if known.peek().is_some() {
-                other = other.max(length(i));
-            }
-            if let Some(entry) = known.find(|e| e.converted == converted) {
-                hit = Some((length(i), *hash, entry.used));
-                break;
-            }
-        }
-        let seen = hashes.iter().rposition(|hash| self.seen.contains(hash)).map_or(0, length);
+        let (hit, other) = self.longest(&hashes, prompt, converted);
+        let seen =
+            hashes.iter().rposition(|hash| self.seen.contains(hash)).map_or(0, |i| (i + 1) * self.grain);
+        let short = hashes.is_empty();
         hashes.into_iter().for_each(|hash| self.note(hash));
-        let at = hit.map_or(0, |(at, ..)| at);
+        let at = hit.map_or(0, |hit| hit.at);
         if first {
             self.stats.queries += prompt.len() as u64;
             self.stats.hits += at as u64;
             self.stats.other_rate += other.saturating_sub(at) as u64;
+            self.stats.too_short += if short { prompt.len() as u64 } else { 0 };
             self.stats.not_kept += seen.saturating_sub(at.max(other)) as u64;
         }
-        let hit = hit.and_then(|(at, hash, used)| Some((at, &self.touch(hash, used)?.snapshot)));
+        let hit = hit.and_then(|hit| Some((hit.at, &self.touch(hit.hash, hit.used)?.snapshot)));
         Found { hit, seen }
+    }
+
+    /// Tokens of the entry that [`Prefixes::find`] would find.
+    pub fn peek(&self, prompt: &[u32], converted: usize, most: usize) -> usize {
+        self.longest(&self.chain(prompt, most), prompt, converted).0.map_or(0, |hit| hit.at)
+    }
+
+    /// The longest entry at this number of layers, and the tokens of the longest at any.
+    fn longest(&self, hashes: &[u64], prompt: &[u32], converted: usize) -> (Option<Hit>, usize) {
+        let mut other = 0;
+        for (i, &hash) in hashes.iter().enumerate().rev() {
+            let at = (i + 1) * self.grain;
+            let same = |e: &&Entry<S>| e.tokens == prompt[..at];
+            let mut known = self.entries.get(&hash).into_iter().flatten().filter(same).peekable();
+            if known.peek().is_some() {
+                other = other.max(at);
+            }
+            if let Some(entry) = known.find(|e| e.converted == converted) {
+                return (Some(Hit { at, hash, used: entry.used }), other);
+            }
+        }
+        (None, other)
     }
 
     /// Whether a snapshot of `bytes` could be kept at all.

@@ -176,6 +176,7 @@ impl Task {
         self.fed_before = self.fed_before.max(self.fed);
         (self.fed, self.folded, self.begun) = (0, 0, false);
         self.scored.iter_mut().for_each(Vec::clear);
+        self.keep.clear();
         self.preemptions += 1;
         self.waits_since = now;
     }

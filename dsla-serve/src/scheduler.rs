@@ -62,6 +62,8 @@ struct Slot {
     converted: usize,
     /// Where pieces of the prompt end, besides multiples of the chunk.
     cuts: Vec<usize>,
+    /// Is not fed for now.
+    held_back: bool,
 }
 
 impl Slot {
@@ -108,7 +110,14 @@ impl Scheduler {
             let Some(&head) = self.waiting.front() else { break };
             let start = start(&head);
             let converted = start.unwrap_or(0);
-            let slot = Slot { waiting: head, len: 0, start: converted, converted, cuts: Vec::new() };
+            let slot = Slot {
+                waiting: head,
+                len: 0,
+                start: converted,
+                converted,
+                cuts: Vec::new(),
+                held_back: false,
+            };
             let with = bytes.saturating_add(start.map_or(0, |k| slot.bytes(&self.footprint, k, GROWTH)));
             if self.limits.budget.is_some_and(|budget| with > budget) {
                 break;
@@ -128,13 +137,30 @@ impl Scheduler {
         }
     }
 
+    /// Cuts the prompt of a running sequence at one more place.
+    pub fn cut(&mut self, id: u64, at: usize) {
+        if let Some(slot) = self.slot(id) {
+            slot.cuts.push(at);
+        }
+    }
+
+    /// Leaves a running sequence out of plans, or no longer. Never the oldest.
+    pub fn hold_back(&mut self, id: u64, held_back: bool) {
+        if let Some(slot) = self.slot(id) {
+            slot.held_back = held_back;
+        }
+    }
+
     /// What the next step feeds, in order of arrival; empty only when nothing runs.
     pub fn plan(&self) -> Vec<Planned> {
         let chunk = self.limits.prefill_chunk;
         let mut room = Some(chunk);
         let mut plan = Vec::with_capacity(self.running.len());
-        for slot in &self.running {
+        for (at, slot) in self.running.iter().enumerate() {
             let id = slot.waiting.id;
+            if slot.held_back && at > 0 {
+                continue;
+            }
             if slot.len >= slot.waiting.prompt {
                 plan.push(Planned { id, tokens: 1 });
                 continue;

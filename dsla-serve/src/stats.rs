@@ -68,6 +68,8 @@ pub struct PrefixStats {
     pub other_rate: u64,
     /// Those that came before, with no snapshot to show for it: evicted, or none was taken there.
     pub not_kept: u64,
+    /// Those of prompts that are too short for any snapshot.
+    pub too_short: u64,
     /// Snapshots held.
     pub entries: usize,
     /// Their bytes.

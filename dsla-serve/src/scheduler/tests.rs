@@ -47,6 +47,14 @@ fn short_prompts_share_a_step_and_do_not_overtake() {
     }
     s.admit(|_| Some(0));
     assert_eq!(plan(&s), [(0, 3), (1, 5)]);
+    s.hold_back(1, true);
+    assert_eq!(plan(&s), [(0, 3)], "6 more do not fit");
+    s.hold_back(2, true);
+    s.hold_back(0, true);
+    assert_eq!(plan(&s), [(0, 3), (3, 1)], "the oldest is not held back");
+    s.cut(0, 2);
+    s.hold_back(1, false);
+    assert_eq!(plan(&s), [(0, 2), (1, 5), (3, 1)]);
 }
 
 #[test]
@@ -114,6 +122,37 @@ fn the_youngest_goes_back_to_the_head() {
     s.remove(2);
     s.admit(|_| Some(0));
     assert_eq!((s.running(), s.preempt()), (1, None));
+}
+
+#[test]
+fn requests_that_end_early_leave_no_memory_unused() {
+    // As chats come: 500 tokens, the rest of a context of 2,048 as the most they may generate, 200 that they do.
+    let mut s = scheduler(64, 512, Some(8192));
+    (0..40).for_each(|id| s.enqueue(request(id, 500, 1548)));
+    let (mut fed, mut steps, mut most, mut preempted) = (BTreeMap::new(), 0, 0, 0);
+    while !s.is_idle() {
+        for w in s.admit(|_| Some(0)) {
+            fed.insert(w.id, 0);
+        }
+        while s.preempt().is_some() {
+            preempted += 1;
+        }
+        most = most.max(s.running());
+        for p in s.plan() {
+            s.fed(p);
+            let fed = fed.get_mut(&p.id).expect("admitted");
+            *fed += p.tokens;
+            if *fed >= 700 {
+                s.remove(p.id);
+            }
+        }
+        steps += 1;
+    }
+    // Reserving what they could need at their last token would let 4 run, for 2,000 steps.
+    assert!(
+        most >= 12 && steps < 900 && preempted < 10,
+        "{most} at once, {steps} steps, {preempted} preempted"
+    );
 }
 
 #[test]

@@ -23,6 +23,7 @@ impl<B: Backend> Worker<B> {
 
     /// What the next step feeds. Sequences that are new to it begin with what the prefix cache has for them.
     pub(super) fn begin(&mut self) -> Vec<Planned> {
+        self.hold_back();
         loop {
             let plan = self.scheduler.plan();
             let is_new = |id: &u64| self.running.get(id).is_some_and(|r| !r.task.begun);
@@ -32,6 +33,48 @@ impl<B: Backend> Worker<B> {
             }
             new.into_iter().for_each(|id| self.restore(id));
         }
+    }
+
+    /// Prompts that came together and begin the same (choices of one request, questions behind one system prompt): the
+    /// first feeds what they share and leaves a snapshot, the others wait for it.
+    fn hold_back(&mut self) {
+        let new = self.running.iter().filter(|(_, r)| !r.task.begun).map(|(id, _)| *id);
+        for id in new.collect::<Vec<_>>() {
+            let shared = self.shared_with(id);
+            self.scheduler.hold_back(id, shared.is_some());
+            let Some((other, at)) = shared else { continue };
+            if let Some(r) = self.running.get_mut(&other).filter(|r| !r.task.keep.contains(&at)) {
+                r.task.keep.push(at);
+                self.scheduler.cut(other, at);
+            }
+        }
+    }
+
+    /// An older sequence that is about to feed more of this one's prompt than the cache has, and up to which cut.
+    fn shared_with(&self, id: u64) -> Option<(u64, usize)> {
+        let task = &self.running.get(&id)?.task;
+        let cut = |prompt: &[u32]| last_cut(prompt.len(), self.grain);
+        let prompt = &task.request.prompt;
+        if !task.request.cacheable() || self.most_cached == 0 || task.preemptions > 0 {
+            return None;
+        }
+        let older = self.running.range(..id).filter(|(_, o)| {
+            let o = &o.task;
+            o.start == task.start
+                && o.is_unfolded()
+                && o.request.cacheable()
+                && o.fed < cut(&o.request.prompt)
+        });
+        let shared = older.map(|(other, o)| {
+            let theirs = &o.task.request.prompt;
+            let same = prompt.iter().zip(theirs).take_while(|(a, b)| a == b).count();
+            let at = (same / self.grain * self.grain).min(cut(prompt)).min(cut(theirs));
+            (*other, at, o.task.fed)
+        });
+        let (other, at, _) = shared
+            .filter(|&(_, at, fed)| at > fed)
+            .max_by_key(|&(other, at, _)| (at, std::cmp::Reverse(other)))?;
+        (at > self.prefixes.peek(prompt, task.start, at)).then_some((other, at))
     }
 
     fn restore(&mut self, id: u64) {
@@ -47,7 +90,7 @@ impl<B: Backend> Worker<B> {
             let most = cuts.first().map_or(last, |&fold| last.min(fold));
             let found = self.prefixes.find(prompt, task.start, most, first);
             let hit = found.hit.map(|(at, snapshot)| (at, self.backend.snapshot(snapshot)));
-            task.keep = vec![found.seen, last];
+            task.keep.extend([found.seen, last]);
             match hit {
                 Some((at, Ok(seq))) => {
                     (r.seq, task.fed) = (seq, at);

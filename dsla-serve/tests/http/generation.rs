@@ -219,6 +219,30 @@ fn logprobs_in_both_shapes() {
 }
 
 #[test]
+fn the_usage_says_what_came_from_the_prefix_cache() {
+    let s = plain();
+    let ask = |content: &str, more: Value| {
+        let message = json!({"role": "user", "content": content});
+        let mut body = json!({"messages": [message], "max_tokens": 3, "ignore_eos": true, "temperature": 0});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let got = post(s.at, CHAT, &body).json();
+        (
+            got["choices"][0]["message"]["content"].clone(),
+            got["usage"]["prompt_tokens_details"]["cached_tokens"].clone(),
+        )
+    };
+    let long = "a".repeat(130);
+    let (first, cached) = ask(&long, json!({}));
+    assert_eq!(cached, 0);
+    assert_eq!(ask(&long, json!({})), (first.clone(), json!(64)));
+    assert_eq!(ask(&long, json!({"cache_prompt": false})), (first, json!(0)));
+    assert_eq!(ask(&long, json!({"dsla": {"rate": 1.0}})).1, 0, "another rate");
+    // All choices of one request begin the same.
+    assert_eq!(ask(&"b".repeat(130), json!({"n": 3})).1, 0, "a prompt counts once");
+    assert_eq!(s.engine().stats().prefix.hits, 3 * 64);
+}
+
+#[test]
 fn a_pinned_rate_is_what_the_usage_says() {
     let s = plain();
     let mut request = body(0, 5);

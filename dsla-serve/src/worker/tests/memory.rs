@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::Receiver;
 
 fn chained(pause_ms: u64) -> Fake {
     Fake { chained: true, grain: Some(8), ..fake(pause_ms) }
@@ -20,25 +21,39 @@ fn pinned(prompt: &[u32], max_tokens: usize, rate: f64) -> Request {
 
 /// What the model says when a token of its text is drawn at each of these numbers of converted layers.
 fn reference(prompt: &[u32], converted: &[usize]) -> Vec<u32> {
+    reference_of(prompt, &[(prompt.len(), converted[0])], converted)
+}
+
+/// The same when the prompt is fed in pieces: where each ends, and its number of converted layers.
+fn reference_of(prompt: &[u32], pieces: &[(usize, usize)], converted: &[usize]) -> Vec<u32> {
     let model = chained(0);
-    let mut seq = model.start(converted[0]).expect("a sequence");
-    let mut fed = prompt.to_vec();
-    let mut ids = vec![];
-    for &k in converted {
+    let mut seq = model.start(pieces[0].1).expect("a sequence");
+    let mut feed = |tokens: &[u32], k: usize| {
         while seq.converted < k {
             model.fold(&mut seq).expect("a fold");
         }
-        let mut feeds = [Feed { seq: &mut seq, tokens: &fed, logits: Want::Last }];
-        let logits = model.forward(&mut feeds).expect("logits");
-        let best = logits.f32().iter().position(|x| *x > 0.0).expect("one") as u32;
-        ids.push(best);
-        fed = vec![best];
+        let logits =
+            model.forward(&mut [Feed { seq: &mut seq, tokens, logits: Want::Last }]).expect("logits");
+        logits.f32().iter().position(|x| *x > 0.0).expect("one") as u32
+    };
+    let (mut at, mut next) = (0, 0);
+    for &(end, k) in pieces {
+        next = feed(&prompt[at..end], k);
+        at = end;
+    }
+    let mut ids = vec![next];
+    for &k in &converted[1..] {
+        ids.push(feed(&[ids[ids.len() - 1]], k));
     }
     ids
 }
 
 /// The engine waits for all requests before it admits the first.
-fn together(backend: &Fake, config: EngineConfig, requests: Vec<Request>) -> (Core, Vec<Generation>) {
+fn together(
+    backend: &Fake,
+    config: EngineConfig,
+    requests: Vec<Request>,
+) -> (Core, Vec<Generation>, Receiver<StepReport>) {
     let (there, max_queue) = (Arc::new(AtomicBool::new(false)), requests.len().max(1));
     let waits = Arc::clone(&there);
     let mut inner = config.policy;
@@ -53,8 +68,9 @@ fn together(backend: &Fake, config: EngineConfig, requests: Vec<Request>) -> (Co
     });
     let core = start(backend, EngineConfig { policy, max_queue, ..config });
     let all = requests.into_iter().map(|r| core.submit(r).expect("accepted")).collect();
+    let reports = core.shared.subscribe();
     there.store(true, Ordering::Release);
-    (core, all)
+    (core, all, reports)
 }
 
 #[test]
@@ -89,6 +105,37 @@ fn a_hit_changes_nothing_but_the_work() {
         drop(core);
         assert_eq!(backend.live.load(Ordering::SeqCst), 0, "the cache went too");
     }
+}
+
+#[test]
+fn prompts_that_come_together_are_fed_once() {
+    let config = EngineConfig { prefill_chunk: 32, ..EngineConfig::default() };
+    let first = prompt(1, 100);
+    let other = |n| [&first[..50], &prompt(n, 30)].concat();
+    let prompts = [first.clone(), first.clone(), first.clone(), other(2), other(3), prompt(9, 60)];
+    let ask = |p: &Vec<u32>| request(p, 10);
+    let (core, all, _) = together(&chained(0), config, prompts.iter().map(ask).collect());
+    let mut cached = vec![];
+    for (p, generation) in prompts.iter().zip(all) {
+        let got = generation.wait().expect("a completion");
+        assert_eq!(got.ids, reference(p, &[0; 10]));
+        cached.push(got.usage.cached_tokens);
+    }
+    assert_eq!(cached, [0, 80, 80, 48, 48, 0]);
+    eventually("counted", || core.shared.stats().finished == 6);
+    assert_eq!(core.shared.stats().prompt_tokens, 100 + 20 + 20 + 32 + 32 + 60);
+}
+
+#[test]
+fn nobody_waits_for_a_snapshot_that_is_not_kept() {
+    let config = EngineConfig { prefill_chunk: 32, prefix_cache: 1, ..EngineConfig::default() };
+    let ask = |_| request(&prompt(1, 100), 10);
+    let (core, all, _) = together(&chained(0), config, (0..3).map(ask).collect());
+    for generation in all {
+        let got = generation.wait().expect("a completion");
+        assert_eq!((got.ids, got.usage.cached_tokens), (reference(&prompt(1, 100), &[0; 10]), 0));
+    }
+    assert_eq!(core.shared.stats().prefix.entries, 0);
 }
 
 #[test]
@@ -189,8 +236,7 @@ fn a_preempted_text_is_the_text() {
             ..EngineConfig::default()
         };
         let ask = |n: usize| request(&prompt(n, 40), 200);
-        let (core, all) = together(&backend, config, (0..6).map(ask).collect());
-        let reports = core.shared.subscribe();
+        let (core, all, reports) = together(&backend, config, (0..6).map(ask).collect());
         for (n, generation) in all.into_iter().enumerate() {
             // Every event once, in order, as if nothing had happened.
             let events: Vec<Event> = generation.map(|e| e.expect("an event")).collect();
@@ -209,17 +255,47 @@ fn a_preempted_text_is_the_text() {
     }
 }
 
+#[test]
+fn what_was_folded_is_folded_again_at_the_same_place() {
+    // Three run; folding one of four layers lets them go on to 136 tokens each, then the third has to leave, and at 206 the
+    // second.
+    let mut looks = 0;
+    let policy = Policy::custom(move |_, _| {
+        looks += 1;
+        usize::from(looks > 40)
+    });
+    let config =
+        EngineConfig { policy, kv_budget: Some(12_600), prefill_chunk: 64, ..EngineConfig::default() };
+    let ask = |n: usize| request(&prompt(n, 40), 200);
+    let (core, all, reports) = together(&chained(0), config, (0..3).map(ask).collect());
+    for (n, generation) in all.into_iter().enumerate() {
+        let events: Vec<Event> = generation.map(|e| e.expect("an event")).collect();
+        let got: Vec<u32> = events.iter().filter_map(|e| e.token).collect();
+        let converted: Vec<usize> = events.iter().map(|e| e.usage.converted).collect();
+        let at = converted.iter().position(|k| *k == 1).expect("a fold");
+        assert!((30..60).contains(&at), "{at}");
+        assert_eq!(got, reference(&prompt(n, 40), &converted), "{n}");
+    }
+    core.shutdown(Duration::from_secs(20));
+    let stats = core.shared.stats();
+    assert!((stats.preemptions, stats.folds) == (2, 3), "{stats:?}");
+    assert!(stats.recomputed_tokens > 130, "far beyond its fold");
+    let held = |r: &StepReport| r.stats.kv_bytes + r.stats.state_bytes;
+    assert!(reports.iter().map(|r| held(&r)).max().is_some_and(|most| most > 12_000), "memory is used");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Under a budget too small for all and a policy that folds at some steps: everyone ends, in order of arrival where
-    /// that can be told, with the text that its own conversions give, and no step holds more than the budget.
+    /// Under a budget too small for all and a policy that folds at some steps: everyone ends, with the text that its own
+    /// pieces and conversions give, as the reports show them, and no step holds more than the budget.
     #[test]
     fn preempted_and_folded(
-        requests in prop::collection::vec((2usize..30, 1usize..160, any::<bool>()), 2..8),
+        requests in prop::collection::vec((2usize..40, 1usize..160, any::<bool>()), 2..8),
         rises in prop::collection::vec(0usize..60, 0..4),
         spare in 0usize..3000,
         prefix_cache in prop::sample::select(vec![0usize, 800, 1 << 20]),
+        prefill_chunk in prop::sample::select(vec![8usize, 16, 64]),
         max_folds_per_step in 1usize..4,
     ) {
         let peak = |r: &(usize, usize, bool)| (r.0 + r.1) * 40;
@@ -229,32 +305,43 @@ proptest! {
             looks += 1;
             rises.iter().filter(|at| **at < looks).count()
         });
-        // A piece per prompt: then the numbers of layers that the events show are all there is.
         let config = EngineConfig {
             policy,
             kv_budget: Some(budget),
             prefix_cache,
-            prefill_chunk: 64,
+            prefill_chunk,
             max_folds_per_step,
             ..EngineConfig::default()
         };
-        let backend = Fake { grain: Some(64), ..chained(0) };
-        let asked = requests.iter().enumerate().map(|(n, r)| {
-            let mut request = request(&prompt(n, r.0), r.1);
+        let backend = chained(0);
+        // Every other prompt begins as the one before.
+        let prompts: Vec<_> = requests.iter().enumerate().map(|(n, r)| prompt(n / 2, r.0)).collect();
+        let asked = requests.iter().zip(&prompts).map(|(r, prompt)| {
+            let mut request = request(prompt, r.1);
             request.params.rate = r.2.then_some(0.0);
             request
         });
-        let (core, all) = together(&backend, config, asked.collect());
-        let reports = core.shared.subscribe();
-        for (n, generation) in all.into_iter().enumerate() {
-            let events: Vec<Event> = generation.map(|e| e.expect("an event")).collect();
+        let (core, all, reports) = together(&backend, config, asked.collect());
+        let all: Vec<Vec<Event>> =
+            all.into_iter().map(|generation| generation.map(|e| e.expect("an event")).collect()).collect();
+        core.shutdown(Duration::from_secs(20));
+        let reports: Vec<_> = reports.iter().collect();
+        for (n, events) in all.into_iter().enumerate() {
             let got: Vec<u32> = events.iter().filter_map(|e| e.token).collect();
             let converted: Vec<usize> = events.iter().map(|e| e.usage.converted).collect();
             prop_assert_eq!(got.len(), requests[n].1);
-            prop_assert_eq!(got, reference(&prompt(n, requests[n].0), &converted));
+            let mut pieces: Vec<(usize, usize)> = vec![];
+            for s in reports.iter().flat_map(|r| &r.stats.sequences).filter(|s| s.id == n as u64) {
+                let before = pieces.last().map_or(0, |p| p.0);
+                // What is fed again after a preemption is as it was.
+                if s.prompt_fed > before && s.prompt_fed < s.prompt_tokens {
+                    pieces.push((s.prompt_fed, s.converted));
+                }
+            }
+            pieces.push((prompts[n].len(), converted[0]));
+            prop_assert_eq!(got, reference_of(&prompts[n], &pieces, &converted), "{} {:?}", n, pieces);
         }
-        core.shutdown(Duration::from_secs(20));
-        for r in reports.iter() {
+        for r in reports {
             prop_assert!(r.stats.kv_bytes + r.stats.state_bytes + r.stats.prefix.bytes <= budget);
             prop_assert!(r.stats.reserved_bytes <= budget);
         }
