@@ -284,18 +284,43 @@ fn what_was_folded_is_folded_again_at_the_same_place() {
     assert!(reports.iter().map(|r| held(&r)).max().is_some_and(|most| most > 12_000), "memory is used");
 }
 
+#[test]
+fn a_fold_within_the_prompt_is_repeated_there() {
+    // The second has another rate, so the third only learns from it where to cut: at 40, and is folded there. Fed again it
+    // knows its own cuts alone.
+    let mut looks = 0;
+    let policy = Policy::custom(move |_, _| {
+        looks += 1;
+        usize::from(looks >= 4)
+    });
+    let config =
+        EngineConfig { policy, kv_budget: Some(12_000), prefill_chunk: 64, ..EngineConfig::default() };
+    let third = [&prompt(1, 60)[..], &prompt(2, 20)].concat();
+    let asked = vec![request(&prompt(0, 40), 200), pinned(&prompt(1, 60), 1, 0.25), request(&third, 150)];
+    let (core, mut all, reports) = together(&chained(0), config, asked);
+    let events: Vec<Event> = all.remove(2).map(|e| e.expect("an event")).collect();
+    all.into_iter().for_each(|generation| assert!(generation.wait().is_ok()));
+    core.shutdown(Duration::from_secs(20));
+    assert_eq!(core.shared.stats().preemptions, 1);
+    let fed: Vec<_> =
+        reports.iter().flat_map(|r| r.stats.sequences).filter(|s| s.id == 2 && s.prompt_fed > 0).collect();
+    assert_eq!((fed[0].prompt_fed, fed[0].converted, fed[1].converted), (40, 0, 1), "{:?}", &fed[..2]);
+    let got: Vec<u32> = events.iter().filter_map(|e| e.token).collect();
+    assert_eq!(got, reference_of(&third, &[(40, 0), (80, 1)], &[1; 150]));
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// Under a budget too small for all and a policy that folds at some steps: everyone ends, with the text that its own
     /// pieces and conversions give, as the reports show them, and no step holds more than the budget.
     #[test]
     fn preempted_and_folded(
-        requests in prop::collection::vec((2usize..40, 1usize..160, any::<bool>()), 2..8),
+        requests in prop::collection::vec((2usize..90, 1usize..160, any::<bool>()), 2..8),
         rises in prop::collection::vec(0usize..60, 0..4),
         spare in 0usize..3000,
-        prefix_cache in prop::sample::select(vec![0usize, 800, 1 << 20]),
-        prefill_chunk in prop::sample::select(vec![8usize, 16, 64]),
+        prefix_cache in prop::sample::select(vec![0usize, 2000, 1 << 20]),
+        prefill_chunk in prop::sample::select(vec![8usize, 32, 64]),
         max_folds_per_step in 1usize..4,
     ) {
         let peak = |r: &(usize, usize, bool)| (r.0 + r.1) * 40;
