@@ -16,6 +16,16 @@ pub fn run(steps: &Steps, flags: &crate::Clients) -> Result<()> {
         None => steps.step("build the release binary", || steps.release())?,
     };
     let serve = || Served::start(&dsla, MODEL, &["--policy", "fixed:0", "--api-key", KEY]);
+    let chromium = steps.step("Chromium is there", || chromium(steps))?;
+    let python = steps.step("python packages of the page's check", || {
+        steps.python(&steps.target().join("page"), &steps.root.join("xtask/clients/page-requirements.txt"))
+    })?;
+    steps.step("the page in headless Chromium", || {
+        let served = serve()?;
+        let (url, script) = (format!("http://{}", served.at), steps.root.join("xtask/clients/page.py"));
+        Ok(cmd!(sh, "{python} {script} --url {url} --model {MODEL} --key {KEY} --chromium {chromium}")
+            .run()?)
+    })?;
     let client = steps.step("build the async-openai client", || {
         let (manifest, target) =
             (steps.root.join("xtask/clients/async-openai/Cargo.toml"), steps.target().join("clients-rust"));
@@ -26,16 +36,6 @@ pub fn run(steps: &Steps, flags: &crate::Clients) -> Result<()> {
         let served = serve()?;
         let url = format!("http://{}", served.at);
         Ok(cmd!(sh, "{client} {url} {MODEL} {KEY}").run()?)
-    })?;
-    let chromium = steps.step("Chromium is there", || chromium(steps))?;
-    let python = steps.step("python packages of the page's check", || {
-        steps.python(&steps.target().join("page"), &steps.root.join("xtask/clients/page-requirements.txt"))
-    })?;
-    steps.step("the page in headless Chromium", || {
-        let served = serve()?;
-        let (url, script) = (format!("http://{}", served.at), steps.root.join("xtask/clients/page.py"));
-        Ok(cmd!(sh, "{python} {script} --url {url} --model {MODEL} --key {KEY} --chromium {chromium}")
-            .run()?)
     })
 }
 

@@ -90,7 +90,7 @@ fn proxy(steps: &Steps, nginx: &Path, replicas: [&str; 2]) -> Result<Proxy> {
 }
 
 fn body(seed: usize) -> Value {
-    json!({"prompt": format!("{seed} and {} are", seed + 1), "max_tokens": 8, "temperature": 1, "seed": seed,
+    json!({"prompt": format!("{seed} and {} are", seed + 1), "max_tokens": 4, "temperature": 1, "seed": seed,
         "ignore_eos": true, "dsla": {"rate": 0}})
 }
 
@@ -111,10 +111,7 @@ fn check(steps: &Steps, nginx: &Path, dsla: &Path) -> Result<()> {
 
     // Spread, and the same texts wherever they are made.
     let before = [ended(&first)?, ended(&second)?];
-    let asked = under_load(&proxy.at, &want, || {
-        std::thread::sleep(Duration::from_secs(5));
-        Ok(())
-    })?;
+    let asked = under_load(&proxy.at, &want, |count| more(count, 4 * CLIENTS))?;
     let each = [ended(&first)? - before[0], ended(&second)? - before[1]];
     eprintln!("{asked} requests: {} and {}", each[0], each[1]);
     ensure!(each[0] + each[1] == asked, "got {each:?} requests at the replicas, want {asked} in all");
@@ -127,13 +124,12 @@ fn check(steps: &Steps, nginx: &Path, dsla: &Path) -> Result<()> {
 
     // Drained and replaced at the same address.
     let mut first = first;
-    let asked = under_load(&proxy.at, &want, || {
-        std::thread::sleep(Duration::from_secs(1));
+    let asked = under_load(&proxy.at, &want, |count| {
+        more(count, CLIENTS)?;
         first.signal("TERM")?;
         let status = first.end(Duration::from_secs(60))?;
         ensure!(status.code() == Some(0), "a drained replica: got {status}, want exit code 0");
-        std::thread::sleep(Duration::from_secs(2));
-        Ok(())
+        more(count, 2 * CLIENTS)
     })?;
     eprintln!("one replica drained: {asked} requests, none failed");
     let port = first.at.rsplit(':').next().context("a port")?.to_owned();
@@ -142,16 +138,15 @@ fn check(steps: &Steps, nginx: &Path, dsla: &Path) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(30);
     while ended(&replaced)? == 0 {
         ensure!(Instant::now() < until, "the replacement: got no requests for 30 s, want its share");
-        under_load(&proxy.at, &want, || Ok(()))?;
+        under_load(&proxy.at, &want, |_| Ok(()))?;
     }
     eprintln!("its replacement has requests again");
 
     // Killed.
-    let asked = under_load(&proxy.at, &want, || {
-        std::thread::sleep(Duration::from_secs(1));
+    let asked = under_load(&proxy.at, &want, |count| {
+        more(count, CLIENTS)?;
         second.signal("KILL")?;
-        std::thread::sleep(Duration::from_secs(4));
-        Ok(())
+        more(count, 2 * CLIENTS)
     })?;
     eprintln!("the other replica killed: {asked} requests, none failed");
     ensure!(http::get(&second.at, "/health").is_err(), "a killed replica: got an answer, want none");
@@ -161,14 +156,36 @@ fn check(steps: &Steps, nginx: &Path, dsla: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Requests that ended at a replica.
+/// Requests that ended at a replica. A step is counted after its answers are out: not before it is idle.
 fn ended(served: &Served) -> Result<usize> {
-    Ok(served.metrics()?.sum("request_success_total", "") as usize)
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let page = served.metrics()?;
+        if page.one("num_requests_running") + page.one("num_requests_waiting") == 0.0 {
+            return Ok(page.sum("request_success_total", "") as usize);
+        }
+        ensure!(Instant::now() < until, "got a replica that is busy for 30 s, want an idle one");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
-/// Clients that ask all the time while `meanwhile` runs, each at least once. How many requests; all were answered, and
-/// rightly.
-fn under_load(at: &str, want: &[String], meanwhile: impl FnOnce() -> Result<()>) -> Result<usize> {
+/// Waits for `n` more answers.
+fn more(count: &AtomicUsize, n: usize) -> Result<()> {
+    let (until, begin) = (Instant::now() + Duration::from_secs(300), count.load(Ordering::Relaxed));
+    while count.load(Ordering::Relaxed) < begin + n {
+        ensure!(Instant::now() < until, "got fewer than {n} answers in 300 s, want them");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Clients that ask all the time while `meanwhile`, which sees how many answers there are, runs; each at least once. How
+/// many requests; all were answered, and rightly.
+fn under_load(
+    at: &str,
+    want: &[String],
+    meanwhile: impl FnOnce(&AtomicUsize) -> Result<()>,
+) -> Result<usize> {
     let (done, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let client = |i: usize| {
@@ -190,7 +207,7 @@ fn under_load(at: &str, want: &[String], meanwhile: impl FnOnce() -> Result<()>)
             })
         };
         let clients: Vec<_> = (0..CLIENTS).map(client).collect();
-        let result = meanwhile();
+        let result = meanwhile(&count);
         done.store(true, Ordering::Relaxed);
         for client in clients {
             client.join().expect("a client panicked")?;
