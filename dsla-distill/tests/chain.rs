@@ -172,7 +172,11 @@ fn it_goes_on_from_an_adapter() {
     // A checkpoint of a run that started elsewhere is another run's.
     let e = distill(&model, &corpus(), &config, None, second.path(), true, |_| {}).unwrap_err().to_string();
     assert!(e.contains("base model"), "{e}");
+    // Another window is the same parameters; another form is not.
     config.form.window = 16;
+    let wider = distill(&model, &corpus(), &config, Some(&adapter), third.path(), false, |_| {}).unwrap();
+    assert_eq!(wider.form.window, 16);
+    config.form.peak_slope = false;
     let e = distill(&model, &corpus(), &config, Some(&adapter), third.path(), false, |_| {})
         .unwrap_err()
         .to_string();

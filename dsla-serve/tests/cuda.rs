@@ -133,7 +133,8 @@ fn greedy_tokens_are_those_of_the_cpu() {
                 );
             }
             // In one piece there, in whole pages here.
-            let paged = got.sequence.kv_bytes() / got.sequence.len() * got.sequence.len().next_multiple_of(PAGE);
+            let paged =
+                got.sequence.kv_bytes() / got.sequence.len() * got.sequence.len().next_multiple_of(PAGE);
             assert_eq!(paged, want.sequence.kv_bytes());
             assert_eq!(got.sequence.state_bytes(), want.sequence.state_bytes());
         }
