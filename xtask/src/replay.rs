@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use xshell::cmd;
 
-use crate::peers::machine;
+use crate::peers::{self, machine};
 use crate::served::Served;
 use crate::steps::{MODEL, Steps};
 
@@ -60,20 +60,12 @@ pub fn run(steps: &Steps, flags: &crate::Replay) -> Result<()> {
         "machine": machine, "model": MODEL, "trace": trace, "max_quality_loss": guard, "runs": found,
     });
     let out = flags.out.clone().map_or_else(|| steps.target().join("replay"), |dir| steps.root.join(dir));
-    let text = serde_json::to_string_pretty(&result)? + "\n";
-    write(&out, "replay", &text)?;
+    let files = [("json", peers::pretty(&result)?)];
+    peers::write(&out, "replay", &files)?;
     if flags.record {
         let name = machine::record_name("replay", &machine);
-        write(&steps.root.join("benches/records"), &name, &text)?;
+        peers::write(&steps.root.join("benches/records"), &name, &files)?;
     }
-    Ok(())
-}
-
-fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    let file = dir.join(format!("{name}.json"));
-    std::fs::write(&file, text).with_context(|| file.display().to_string())?;
-    eprintln!("xtask: {}", file.display());
     Ok(())
 }
 
