@@ -31,7 +31,7 @@ mod tape;
 mod trainer;
 mod transposed;
 
-pub use ablate::{Outcome, Variant, ablate, variants};
+pub use ablate::{Lesson, Outcome, Variant, ablate, variants};
 pub use chain::Prefixes;
 pub use compare::prefixes;
 pub use config::{Chain, Config, Stage, Training};

@@ -8,11 +8,11 @@ use crate::chain::{self, Sample};
 use crate::optimizer::{self, Moments};
 use crate::pretrain::Pretraining;
 use crate::pretrain::tasks::{Ask, Example, bin};
+use crate::schedule::adamw;
 use crate::transposed::Transposed;
-use crate::{Result, calibrate, cosine};
+use crate::{Result, calibrate};
 use dsla_core::attention::DslaAttention;
 use dsla_core::{FeatureMap, Form, Gamma};
-use dsla_kernels::ops::adamw::AdamW;
 use dsla_model::{Adapter, Model, Plan, Step, Want};
 
 /// A form under test.
@@ -68,15 +68,15 @@ pub fn convert(
     }
     let steps = settings.align_steps + settings.chain_steps;
     let (align, weights) = (Layers::of(model, &adapter)?, Transposed::of(model)?);
-    let mut moments = moments(&adapter)?;
+    let mut moments = Moments::of(&adapter.layers)?;
     for step in 0..steps {
         let aligning = step < settings.align_steps;
         if step == settings.align_steps {
-            moments = self::moments(&adapter)?;
+            moments = Moments::of(&adapter.layers)?;
         }
         let examples = batch(step)?;
         let tokens: Vec<&[u32]> = examples.iter().map(|e| e.tokens.as_slice()).collect();
-        let (loss, grads) = if aligning {
+        let (loss, mut grads): (f64, Vec<_>) = if aligning {
             let found = align.gradients(model, &adapter, &tokens)?;
             let loss = found.iter().flatten().map(|f| f.0).sum::<f64>() / found.len() as f64;
             (loss, found.into_iter().map(|f| f.map(|f| f.1)).collect())
@@ -94,26 +94,11 @@ pub fn convert(
             false => (settings.chain_lr, step - settings.align_steps),
         };
         let of = if aligning { settings.align_steps } else { settings.chain_steps };
-        let options = AdamW {
-            lr: cosine(peak, 0.05, at as f64 / of as f64),
-            beta1: 0.9,
-            beta2: 0.98,
-            eps: 1e-10,
-            weight_decay: 0.0,
-            step: at + 1,
-        };
-        for ((layer, grads), moments) in adapter.layers.iter_mut().zip(grads).zip(&mut moments) {
-            if let (Some(layer), Some(mut grads), Some(moments)) = (layer, grads, moments) {
-                optimizer::step(&mut layer.params, &mut grads, moments, 1.0, &options)?;
-            }
-        }
+        let options = adamw(peak, 0.05, 0.0, at, of);
+        optimizer::step_layers(&mut adapter.layers, &mut grads, &mut moments, 1.0, &options)?;
         on(step + 1, steps, loss);
     }
     Ok(adapter)
-}
-
-fn moments(adapter: &Adapter) -> Result<Vec<Option<Moments>>> {
-    adapter.layers.iter().map(|l| l.as_ref().map(|l| Moments::new(&l.params)).transpose()).collect()
 }
 
 /// One of the two states.

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use dsla_core::DslaParams;
+use dsla_core::attention::DslaAttention;
 use dsla_kernels::ops::adamw::{self, AdamW};
 
 /// First and second moments of one layer.
@@ -15,11 +16,32 @@ impl Moments {
     pub fn new(params: &DslaParams) -> Result<Moments> {
         Ok(Moments { m: params.zeros_like()?, v: params.zeros_like()? })
     }
+
+    /// Zero, for each layer that there is.
+    pub fn of(layers: &[Option<DslaAttention>]) -> Result<Vec<Option<Moments>>> {
+        layers.iter().map(|l| l.as_ref().map(|l| Moments::new(&l.params)).transpose()).collect()
+    }
 }
 
 /// Changes of pretrained projections learn at a tenth of the rate of what starts from nothing.
 fn scale_of(name: &str) -> f64 {
     if matches!(name, "q_a" | "q_b" | "o_a" | "o_b") { 0.1 } else { 1.0 }
+}
+
+/// One step of every layer that has a gradient.
+pub fn step_layers(
+    layers: &mut [Option<DslaAttention>],
+    grads: &mut [Option<DslaParams>],
+    moments: &mut [Option<Moments>],
+    clip: f64,
+    options: &AdamW,
+) -> Result<()> {
+    for ((layer, grads), moments) in layers.iter_mut().zip(grads).zip(moments) {
+        if let (Some(layer), Some(grads), Some(moments)) = (layer, grads, moments) {
+            step(&mut layer.params, grads, moments, clip, options)?;
+        }
+    }
+    Ok(())
 }
 
 /// One step; returns the gradient's norm before clipping.

@@ -1,5 +1,13 @@
 //! Learning-rate schedules.
 
+use dsla_kernels::ops::adamw::AdamW;
+
+/// AdamW as every stage here runs it, at step `step` (from 0) of `steps` on the cosine below `peak`.
+pub(crate) fn adamw(peak: f64, warmup: f64, weight_decay: f64, step: u64, steps: u64) -> AdamW {
+    let lr = cosine(peak, warmup, step as f64 / steps as f64);
+    AdamW { lr, beta1: 0.9, beta2: 0.98, eps: 1e-10, weight_decay, step: step + 1 }
+}
+
 /// Linear warm-up over the first `warmup` share of the steps, then a cosine down to a hundredth of `peak`.
 /// `progress` runs from 0 to 1.
 pub fn cosine(peak: f64, warmup: f64, progress: f64) -> f64 {

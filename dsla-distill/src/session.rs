@@ -1,14 +1,13 @@
 //! A run in memory and on disk: adapter, moments, where it stands, and the metrics so far.
 
-use crate::chain::{self, Sample};
+use crate::chain;
 use crate::checkpoint::{self, Place};
 use crate::optimizer::{self, Moments};
+use crate::schedule::adamw;
 use crate::trainer::{Event, METRICS};
 use crate::transposed::Transposed;
-use crate::{Config, Corpus, Error, Result, Stage, Training, cosine};
-use dsla_core::attention::DslaAttention;
+use crate::{Config, Corpus, Error, Result, Stage, Training};
 use dsla_core::{DslaParams, Form};
-use dsla_kernels::ops::adamw::AdamW;
 use dsla_model::adapter::write_atomic;
 use dsla_model::{Adapter, Model};
 use std::path::{Path, PathBuf};
@@ -44,7 +43,7 @@ impl<'a> Session<'a> {
         }
         adapter.order.retain(|l| trained.contains(l));
         std::fs::create_dir_all(out).map_err(|e| file_error(out, &e))?;
-        let moments = moments(&adapter)?;
+        let moments = Moments::of(&adapter.layers)?;
         let place = Place {
             config: config.clone(),
             base,
@@ -81,7 +80,7 @@ impl<'a> Session<'a> {
     pub fn enter(&mut self, stage: Stage) -> Result<()> {
         self.place.enter(stage);
         self.place.order = self.adapter.order.clone();
-        self.moments = moments(&self.adapter)?;
+        self.moments = Moments::of(&self.adapter.layers)?;
         self.save()
     }
 
@@ -114,15 +113,9 @@ impl<'a> Session<'a> {
         let steps = steps(&config.chain.training);
         self.train(Stage::Chain, &config.chain.training, on, |s, batch| {
             let order = &s.adapter.order;
-            let draw = chain::draw(config, s.place.step, steps, order.len());
-            let mut layers: Vec<Option<&DslaAttention>> = vec![None; s.adapter.layers.len()];
-            for &l in &order[..draw.converted] {
-                layers[l] = s.adapter.layers[l].as_ref();
-            }
-            let (aligned, recompute) = (config.chain.aligned, config.chain.recompute);
-            let batch = Sample::whole(batch);
-            let (loss, mut grads) = chain::gradients(model, &weights, &layers, &batch, aligned, recompute)?;
-            order[..draw.trained].iter().for_each(|&l| grads[l] = None);
+            let draw = chain::draw(config.chain.prefixes, config.seed, s.place.step, steps, order.len());
+            let how = (config.chain.aligned, config.chain.recompute);
+            let (loss, grads) = chain::step(model, &weights, &s.adapter.layers, order, draw, batch, how)?;
             for (l, g) in grads.iter().enumerate() {
                 let finite =
                     |g: &DslaParams| g.tensors().iter().all(|(_, t)| t.f32().iter().all(|v| v.is_finite()));
@@ -162,22 +155,10 @@ impl<'a> Session<'a> {
             let seed = config.seed ^ (stage as u64) << 32;
             let batch = self.corpus.batch(seed, step, settings.batch_tokens, &settings.lengths)?;
             let mut found = find(self, &batch)?;
-            let lr = cosine(settings.lr, config.warmup, step as f64 / steps as f64);
-            let options = AdamW {
-                lr,
-                beta1: 0.9,
-                beta2: 0.98,
-                eps: 1e-10,
-                weight_decay: config.weight_decay,
-                step: step + 1,
-            };
-            for ((layer, grads), moments) in
-                self.adapter.layers.iter_mut().zip(&mut found.grads).zip(&mut self.moments)
-            {
-                if let (Some(layer), Some(grads), Some(moments)) = (layer, grads, moments) {
-                    optimizer::step(&mut layer.params, grads, moments, config.clip, &options)?;
-                }
-            }
+            let options = adamw(settings.lr, config.warmup, config.weight_decay, step, steps);
+            let (layers, moments) = (&mut self.adapter.layers, &mut self.moments);
+            optimizer::step_layers(layers, &mut found.grads, moments, config.clip, &options)?;
+            let lr = options.lr;
             let tokens: usize = batch.iter().map(|s| s.len()).sum();
             self.place.step += 1;
             self.place.tokens += tokens as u64;
@@ -231,10 +212,6 @@ struct Found {
 /// Steps of a stage.
 pub fn steps(settings: &Training) -> u64 {
     settings.tokens.div_ceil(settings.batch_tokens as u64).max(1)
-}
-
-fn moments(adapter: &Adapter) -> Result<Vec<Option<Moments>>> {
-    adapter.layers.iter().map(|l| l.as_ref().map(|l| Moments::new(&l.params)).transpose()).collect()
 }
 
 /// The parameters a run starts from, and what identifies them together with the base model.

@@ -4,8 +4,8 @@
 
 mod run;
 
+use crate::Result;
 use crate::transposed::Transposed;
-use crate::{Config, Result};
 use dsla_core::attention::DslaAttention;
 use dsla_core::kernels::case::Rng;
 use dsla_core::kernels::ops::kl_div;
@@ -52,10 +52,10 @@ pub struct Draw {
 }
 
 /// The prefix of step `step` of `steps`, of an order of `layers` layers.
-pub fn draw(config: &Config, step: u64, steps: u64, layers: usize) -> Draw {
-    match config.chain.prefixes {
+pub fn draw(prefixes: Prefixes, seed: u64, step: u64, steps: u64, layers: usize) -> Draw {
+    match prefixes {
         Prefixes::Random => {
-            let u = Rng::new(config.seed ^ 0xC4A1 ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15)).uniform();
+            let u = Rng::new(seed ^ 0xC4A1 ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15)).uniform();
             // Density proportional to length.
             let converted = ((layers as f64 * u.sqrt()).ceil() as usize).clamp(1, layers);
             Draw { converted, trained: 0 }
@@ -98,6 +98,26 @@ impl Sample<'_> {
         counted.iter().filter(|&&at| at < t).for_each(|&at| shares[at] += 1.0 / counted.len() as f64);
         shares
     }
+}
+
+/// One step's loss, and the gradients of the layers that `draw` trains, by layer of the model. `all`: the layers as they
+/// are now; weight and recompute as in [`gradients`].
+pub fn step(
+    model: &Model,
+    weights: &Transposed,
+    all: &[Option<DslaAttention>],
+    order: &[usize],
+    draw: Draw,
+    batch: &[&[u32]],
+    (weight, recompute): (f64, bool),
+) -> Result<(Loss, Vec<Option<DslaParams>>)> {
+    let mut layers: Vec<Option<&DslaAttention>> = vec![None; all.len()];
+    for &l in &order[..draw.converted] {
+        layers[l] = all[l].as_ref();
+    }
+    let (loss, mut grads) = gradients(model, weights, &layers, &Sample::whole(batch), weight, recompute)?;
+    order[..draw.trained].iter().for_each(|&l| grads[l] = None);
+    Ok((loss, grads))
 }
 
 /// Loss of the student that converts `layers`, and the gradients of their parameters (on the host), over a batch of

@@ -7,8 +7,9 @@ mod weights;
 
 pub use weights::{BaseWeights, Sizes};
 
-use crate::{Error, Result, cosine};
-use dsla_kernels::ops::adamw::{self, AdamW};
+use crate::schedule::adamw as schedule;
+use crate::{Error, Result};
+use dsla_kernels::ops::adamw;
 use network::Context;
 use tasks::{Example, Task, Vocabulary};
 
@@ -100,14 +101,7 @@ pub fn pretrain(
             });
         }
         clip(&mut grads, 1.0);
-        let options = AdamW {
-            lr: cosine(settings.lr, 0.05, step as f64 / settings.steps as f64),
-            beta1: 0.9,
-            beta2: 0.98,
-            eps: 1e-10,
-            weight_decay: 0.01,
-            step: step + 1,
-        };
+        let options = schedule(settings.lr, 0.05, 0.01, step, settings.steps);
         let moments = m.tensors_mut().into_iter().zip(v.tensors_mut());
         for (((p, g), m), v) in weights
             .tensors_mut()

@@ -5,7 +5,7 @@ use crate::distill::corpus;
 use crate::out::{self, Progress};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use dsla_distill::{Outcome, Training, Variant, ablate, variants};
+use dsla_distill::{Lesson, Outcome, Training, Variant, ablate, variants};
 use dsla_model::adapter::write_atomic;
 use std::path::PathBuf;
 
@@ -25,7 +25,13 @@ pub struct Ablate {
     /// Tokens to align on.
     #[arg(long, default_value_t = 100_000)]
     tokens: u64,
-    /// Layers to convert.
+    /// Tokens of the chains behind it, at most 1,024 at a time.
+    #[arg(long, default_value_t = 40_000)]
+    chain_tokens: u64,
+    /// Peak learning rate of the chains.
+    #[arg(long, default_value_t = 2e-3)]
+    chain_lr: f64,
+    /// Layers to convert, in this order where a row is chained.
     #[arg(long, value_delimiter = ',', default_value = "3,8,12,17")]
     layers: Vec<usize>,
     /// Sequence lengths, drawn anew each step.
@@ -62,20 +68,36 @@ impl Ablate {
             bail!("--layers: got {:?}, want layers below {n}", self.layers);
         }
         let corpus = corpus(&model, &self.text, &self.out, 0)?;
-        let settings =
-            Training { tokens: self.tokens, batch_tokens: 2048, lengths: self.lengths.clone(), lr: self.lr };
+        let mut lesson = Lesson {
+            align: Training {
+                tokens: self.tokens,
+                batch_tokens: 2048,
+                lengths: self.lengths.clone(),
+                lr: self.lr,
+            },
+            chain: Training {
+                tokens: self.chain_tokens,
+                batch_tokens: 2048,
+                lengths: vec![1024],
+                lr: self.chain_lr,
+            },
+            seed: 0,
+            windows: self.windows,
+            context: 1024,
+        };
         let mut all = vec![];
         for seed in 0..self.seeds.max(1) {
             let mut progress = Progress::new("ablate");
             let note = |step: u64, of: u64, loss: f64| {
                 progress.note(step as usize, of as usize, &format!("seed {seed}, loss {loss:.4}"))
             };
-            let held = (1024, self.windows);
-            all.extend(ablate(&model, &corpus, &rows, &self.layers, &settings, seed, held, note)?);
+            lesson.seed = seed;
+            all.extend(ablate(&model, &corpus, &rows, &self.layers, &lesson, note)?);
         }
         let table = table(&rows, &all);
         let about = serde_json::json!({
-            "layers": self.layers, "tokens": self.tokens, "lengths": self.lengths, "seeds": self.seeds, "rows": all,
+            "layers": self.layers, "tokens": self.tokens, "chain_tokens": self.chain_tokens,
+            "lengths": self.lengths, "seeds": self.seeds, "rows": all,
         });
         let file = self.out.join("ablation.json");
         write_atomic(&file, serde_json::to_string_pretty(&about)?.as_bytes())
@@ -93,7 +115,8 @@ impl Ablate {
 /// Markdown: means over seeds, with half the distance between the extremes.
 fn table(rows: &[Variant], all: &[Outcome]) -> String {
     let mut text = String::from(
-        "| about | variant | error | KL | perplexity over the teacher's | state bytes | parameters |\n|---|---|---|---|---|---|---|\n",
+        "| about | variant | error | KL | KL, half the layers | perplexity over the teacher's | state bytes | parameters |\n\
+         |---|---|---|---|---|---|---|---|\n",
     );
     for v in rows {
         let of: Vec<&Outcome> = all.iter().filter(|o| o.group == v.group && o.name == v.name).collect();
@@ -108,11 +131,12 @@ fn table(rows: &[Variant], all: &[Outcome]) -> String {
         };
         let (bytes, parameters) = of.first().map_or((0, 0), |o| (o.state_bytes, o.parameters));
         text += &format!(
-            "| {} | {} | {} | {} | {} | {bytes} | {parameters} |\n",
+            "| {} | {} | {} | {} | {} | {} | {bytes} | {parameters} |\n",
             v.group,
             v.name,
             cell(|o| o.error),
             cell(|o| o.kl),
+            cell(|o| o.kl_half),
             cell(|o| o.ppl_ratio),
         );
     }
