@@ -6,7 +6,7 @@ use crate::optimizer::{self, Moments};
 use crate::schedule::adamw;
 use crate::trainer::{Event, METRICS};
 use crate::transposed::Transposed;
-use crate::{Config, Corpus, Error, Result, Stage, Training};
+use crate::{Config, Corpus, Error, Fnv, Result, Stage, Training};
 use dsla_core::{DslaParams, Form};
 use dsla_model::adapter::write_atomic;
 use dsla_model::{Adapter, Model};
@@ -226,23 +226,21 @@ fn first(model: &Model, config: &Config, start: Option<&Adapter>) -> Result<(Ada
         let (got, want) = (format!("{:?}", before.form), format!("{:?}", config.form));
         return Err(Error::Argument { arg: "the adapter to start from", got, want });
     }
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut hash = Fnv::default();
     for (layer, before) in adapter.layers.iter_mut().zip(&before.layers) {
         let (Some(layer), Some(before)) = (layer, before) else { continue };
         let before = before.params.tensors();
         for (name, t) in layer.params.tensors_mut() {
             if let Some((_, from)) = before.iter().find(|(n, f)| *n == name && f.shape() == t.shape()) {
                 *t = (*from).clone();
-                for v in from.f32() {
-                    hash = (hash ^ v.to_bits() as u64).wrapping_mul(0x100_0000_01b3);
-                }
+                hash.extend(from.f32().iter().map(|v| v.to_bits()));
             }
         }
     }
     if before.order.len() == adapter.order.len() {
         adapter.order = before.order.clone();
     }
-    Ok((adapter, format!("{base}+{hash:016x}")))
+    Ok((adapter, format!("{base}+{hash}")))
 }
 
 /// Metrics up to the checkpoint: later lines belong to steps that will be run again.

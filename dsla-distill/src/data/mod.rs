@@ -4,7 +4,7 @@ mod self_text;
 
 pub use self_text::self_text;
 
-use crate::{Error, Result};
+use crate::{Error, Fnv, Result};
 use dsla_kernels::case::Rng;
 use dsla_model::Tokens;
 
@@ -47,15 +47,13 @@ impl Corpus {
         self.texts.iter().map(|t| t.keep).sum()
     }
 
-    /// Identifies the tokens and their split (FNV-1a).
+    /// Identifies the tokens and their split.
     pub fn fingerprint(&self) -> String {
-        let mut h = 0xcbf2_9ce4_8422_2325u64;
+        let mut hash = Fnv::default();
         for t in self.texts.iter().map(Text::train).chain(self.texts.iter().map(Text::held_out)) {
-            for v in t.iter().chain([&u32::MAX]) {
-                h = (h ^ *v as u64).wrapping_mul(0x100_0000_01b3);
-            }
+            hash.extend(t.iter().copied().chain([u32::MAX]));
         }
-        format!("{h:016x}")
+        hash.to_string()
     }
 
     /// No tokens to train on.

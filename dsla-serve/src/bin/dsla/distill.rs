@@ -4,7 +4,7 @@ use crate::args::{ModelArgs, tokens_of};
 use crate::out::{self, Progress};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use dsla_distill::{Config, Corpus, Event, Stage, distill, self_text};
+use dsla_distill::{Config, Corpus, Event, Fnv, Stage, distill, self_text};
 use dsla_model::core::Projections;
 use dsla_model::{Adapter, Form, Model, Tokens};
 use std::path::{Path, PathBuf};
@@ -190,11 +190,9 @@ pub fn corpus(model: &Model, texts: &[String], out: &Path, seed: u64) -> Result<
                 (stem, std::fs::read(path).with_context(|| format!("{text}: cannot read"))?)
             }
         };
-        let mut hash = 0xcbf2_9ce4_8422_2325u64;
-        for b in identity.iter().chain(base.as_bytes()) {
-            hash = (hash ^ *b as u64).wrapping_mul(0x100_0000_01b3);
-        }
-        let file = dir.join(format!("{stem}-{hash:016x}.tokens"));
+        let mut hash = Fnv::default();
+        hash.extend(identity.iter().chain(base.as_bytes()).map(|&b| b as u32));
+        let file = dir.join(format!("{stem}-{hash}.tokens"));
         if !file.exists() {
             Tokens::write(&file, &tokens(model, text, seed)?)?;
         }
