@@ -143,7 +143,7 @@ impl Replay {
             None => about["id"].as_str().context("/v1/models: got no model, want one")?.to_owned(),
         };
         let room = about["max_model_len"].as_u64().map_or(usize::MAX, |n| n as usize);
-        let words = words(&target, &model).await?;
+        let words = Words::of(&target, &model).await;
         let watch = Watch::start(&target).await;
         let mut tasks = tokio::task::JoinSet::new();
         let (begin, mut cut) = (Instant::now(), 0);
@@ -157,11 +157,10 @@ impl Replay {
             let generated = a.generated.min(room.saturating_sub(1)).max(1);
             let prompt = a.prompt.min(room.saturating_sub(generated)).max(1);
             cut += usize::from((prompt, generated) != (a.prompt, a.generated));
-            let start = (self.seed as usize).wrapping_add(i * 7919) % words.len();
-            let prompt: Vec<u32> = words.iter().cycle().skip(start).take(prompt).copied().collect();
+            let prompt_json = words.prompt((self.seed as usize).wrapping_add(i * 7919), prompt);
             let mut body = json!({
                 "model": model,
-                "prompt": prompt,
+                "prompt": prompt_json,
                 "max_tokens": generated,
                 "ignore_eos": true,
                 "temperature": 0,
@@ -172,7 +171,11 @@ impl Replay {
                 body["dsla"] = json!({"rate": rate});
             }
             let target = target.clone();
-            tasks.spawn(async move { one(&target, &body, begin, due).await });
+            tasks.spawn(async move {
+                let mut outcome = one(&target, &body, begin, due).await;
+                outcome.count(prompt);
+                outcome
+            });
         }
         let outcomes = tasks.join_all().await;
         let seen = watch.map(|w| w.seen());
@@ -180,20 +183,56 @@ impl Replay {
     }
 }
 
-/// Token ids to make prompts of: a text's, by the server's own tokenizer; where it has none, small ids.
-async fn words(target: &Target, model: &str) -> Result<Vec<u32>> {
-    let text = include_str!("mod.rs");
-    let body = json!({"model": model, "prompt": text, "add_special_tokens": false});
-    if let Ok(answer) = target.json("/tokenize", Some(&body)).await {
-        let ids = answer["tokens"].as_array().into_iter().flatten().filter_map(Value::as_u64);
-        let ids: Vec<u32> = ids.filter_map(|id| u32::try_from(id).ok()).collect();
-        if !ids.is_empty() {
-            return Ok(ids);
+/// What prompts are made of.
+enum Words {
+    /// A text's token ids, by the server's own tokenizer.
+    Ids(Vec<u32>),
+    /// For a server that tells no ids (llama-cpp-python's): words that are one token each, space included, in about
+    /// every vocabulary of an English model.
+    Common(Vec<&'static str>),
+}
+
+impl Words {
+    async fn of(target: &Target, model: &str) -> Words {
+        let text = include_str!("mod.rs");
+        let body = json!({"model": model, "prompt": text, "add_special_tokens": false});
+        if let Ok(answer) = target.json("/tokenize", Some(&body)).await {
+            let ids = answer["tokens"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+            let ids: Vec<u32> = ids.filter_map(|id| u32::try_from(id).ok()).collect();
+            if !ids.is_empty() {
+                return Words::Ids(ids);
+            }
+        }
+        match target.json("/v1/dsla", None).await.ok().and_then(|s| s["vocab_size"].as_u64()) {
+            Some(vocab) => Words::Ids((0..vocab.min(1000) as u32).collect()),
+            None => Words::common(),
         }
     }
-    let vocab = target.json("/v1/dsla", None).await.ok().and_then(|s| s["vocab_size"].as_u64());
-    let vocab = vocab.context("/tokenize: got no token ids, want a server that has it")?;
-    Ok((0..vocab.min(1000) as u32).collect())
+
+    fn common() -> Words {
+        const WORDS: &str = "the of and to in that it was for on are as with his they at be this from have or by one had not \
+            but what all were when we there can an your which their said if do will each about how up out them then she \
+            many some so these would other into has more her two like him see time could no make than first been its who \
+            now people my made over did down only way find use may water long little very after words called just where \
+            most know";
+        Words::Common(WORDS.split_whitespace().collect())
+    }
+
+    /// `tokens` tokens from the `start`-th on, round and round; no two rounds of common words are alike.
+    fn prompt(&self, start: usize, tokens: usize) -> Value {
+        match self {
+            Words::Ids(ids) => {
+                json!(ids.iter().cycle().skip(start % ids.len()).take(tokens).collect::<Vec<_>>())
+            }
+            Words::Common(words) => {
+                let pick = |i: usize| {
+                    let at = start.wrapping_mul(31).wrapping_add(i).wrapping_mul(0x9E37_79B9) >> 7;
+                    words[at % words.len()]
+                };
+                json!((0..tokens).map(pick).collect::<Vec<_>>().join(" "))
+            }
+        }
+    }
 }
 
 /// One request, timed from when it was due.
@@ -240,4 +279,22 @@ async fn read(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_are_as_long_as_asked_and_differ() {
+        let ids = Words::Ids(vec![7, 8, 9]);
+        assert_eq!(ids.prompt(1, 4), json!([8, 9, 7, 8]));
+        let words = Words::common();
+        let text = |start| words.prompt(start, 500).as_str().unwrap_or_default().to_owned();
+        assert_eq!(text(7919).split(' ').count(), 500);
+        assert_ne!(text(0), text(7919));
+        let (one, two) = (text(0), text(7919));
+        let same = one.split(' ').zip(two.split(' ')).filter(|(a, b)| a == b).count();
+        assert!(same < 50, "{same} of 500 words at the same place");
+    }
 }

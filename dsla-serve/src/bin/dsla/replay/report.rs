@@ -24,6 +24,15 @@ pub struct Outcome {
     pub error: Option<String>,
 }
 
+impl Outcome {
+    /// For a server whose streams end without a usage: what was asked for, and the chunks that came.
+    pub fn count(&mut self, prompt: usize) {
+        if self.generated == 0 {
+            (self.prompt, self.generated) = (prompt, self.chunks.len());
+        }
+    }
+}
+
 pub struct Report {
     pub model: String,
     pub outcomes: Vec<Outcome>,
