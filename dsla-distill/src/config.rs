@@ -87,6 +87,12 @@ pub struct Config {
     pub rank_windows: usize,
     /// Tokens per ranking window.
     pub rank_context: usize,
+    /// Passkey texts that tell which layers retrieval hangs on: these come last in the order. 0: by divergence alone.
+    #[serde(default)]
+    pub rank_recall: usize,
+    /// Layers at the start of the order that ranking leaves where they are.
+    #[serde(default)]
+    pub rank_keep: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
 }
@@ -111,6 +117,8 @@ impl Config {
             layers: None,
             rank_windows: 2,
             rank_context: 1024,
+            rank_recall: 10,
+            rank_keep: 0,
             checkpoint_every: 10,
         }
     }

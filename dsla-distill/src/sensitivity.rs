@@ -106,7 +106,8 @@ pub fn sensitivity(
     };
     Ok(match metric {
         Metric::Greedy => {
-            let (order, after) = rank::greedy(model, &all, windows, progress)?;
+            let ranking = rank::Ranking { candidates: &all, keep: &[], windows, recall: 0 };
+            let (order, after) = rank::greedy(model, &ranking, progress)?;
             let mut scores = vec![0.0; n];
             order.iter().zip(after).for_each(|(&l, kl)| scores[l] = kl);
             Sensitivity { order, scores }

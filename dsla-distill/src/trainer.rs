@@ -101,7 +101,10 @@ pub fn distill(
             let windows = corpus.held_out(config.rank_context, config.rank_windows)?;
             let hybrid = model.clone().with_adapter_value(shipped(&s.adapter))?;
             let progress = |done, of| on(Event::Progress { stage: Stage::Rank, done, of });
-            s.adapter.order = rank::greedy(&hybrid, &config.trained(n), &windows, progress)?.0;
+            let keep = &s.adapter.order[..config.rank_keep.min(s.adapter.order.len())];
+            let (candidates, recall) = (&config.trained(n), config.rank_recall);
+            let ranking = rank::Ranking { candidates, keep, windows: &windows, recall };
+            s.adapter.order = rank::greedy(&hybrid, &ranking, progress)?.0;
         }
         s.enter(Stage::Chain)?;
     }

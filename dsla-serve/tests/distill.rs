@@ -15,7 +15,7 @@ fn every_stage_on_a_text_and_on_the_teachers_own() {
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ARCHITECTURE.md").display().to_string();
     let out = dir.path().join("adapter").display().to_string();
     let options = "--tokens 1024 --batch-tokens 256 --lengths 128 --chain-tokens 512 --chain-batch-tokens 256 \
-         --chain-lengths 128,256 --layers 27,13 --lora 2 --rank-windows 1 --rank-context 128 \
+         --chain-lengths 128,256 --layers 27,13 --lora 2 --rank-windows 1 --rank-context 128 --rank-recall 1 \
          --stages calibrate,align,rank,chain --json";
     let mut args = vec!["distill", MODEL, "--text", &text, "self:300", "--out", &out];
     args.extend(options.split_whitespace());

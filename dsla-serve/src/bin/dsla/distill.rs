@@ -80,6 +80,13 @@ pub struct Distill {
     /// Tokens per ranking window.
     #[arg(long)]
     rank_context: Option<usize>,
+    /// Passkey texts of 1,024 tokens that tell which layers retrieval hangs on: these come last in the order. 0: rank by
+    /// divergence alone.
+    #[arg(long)]
+    rank_recall: Option<usize>,
+    /// With --adapter: layers at the start of its order that ranking leaves where they are.
+    #[arg(long, requires = "adapter")]
+    rank_keep: Option<usize>,
     /// Steps between checkpoints.
     #[arg(long)]
     checkpoint_every: Option<u64>,
@@ -146,6 +153,8 @@ impl Distill {
         c.layers = self.layers.clone();
         c.rank_windows = self.rank_windows.unwrap_or(c.rank_windows);
         c.rank_context = self.rank_context.unwrap_or(c.rank_context);
+        c.rank_recall = self.rank_recall.unwrap_or(c.rank_recall);
+        c.rank_keep = self.rank_keep.unwrap_or(c.rank_keep);
         c.checkpoint_every = self.checkpoint_every.unwrap_or(c.checkpoint_every).max(1);
         Ok(c)
     }
