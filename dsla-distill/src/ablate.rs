@@ -77,18 +77,18 @@ pub fn variants() -> Vec<Variant> {
         row("gamma", "forced to 1: history alone", Form { gamma: Gamma::History, ..native }),
         row("gamma", "forced to 0: recency alone", Form { gamma: Gamma::Recency, ..native }),
         row("gamma", "one pair per layer", Form { gamma: Gamma::Layer, ..native }),
-        row("states, no window", "two of F = 2 D", bare),
-        row("states, no window", "two of F = D", Form { feature_map: FeatureMap::Softmax, ..bare }),
-        row("states, no window", "one of F = 2 D: history", Form { gamma: Gamma::History, ..bare }),
-        row("states, no window", "one of F = 2 D: recency", Form { gamma: Gamma::Recency, ..bare }),
+        row("states without window", "two of F = 2 D", bare),
+        row("states without window", "two of F = D", Form { feature_map: FeatureMap::Softmax, ..bare }),
+        row("states without window", "one of F = 2 D: history", Form { gamma: Gamma::History, ..bare }),
+        row("states without window", "one of F = 2 D: recency", Form { gamma: Gamma::Recency, ..bare }),
         row("window", "0", bare),
         row("window", "16", Form { window: 16, ..native }),
         row("window", "128", Form { window: 128, ..native }),
         row("window", "192", Form { window: 192, ..native }),
         row("sinks", "none", Form { sinks: 0, ..native }),
         row("peak slope", "none", Form { peak_slope: false, ..native }),
-        row("rope, no window", "kept", bare),
-        row("rope, no window", "dropped", Form { rope: false, ..bare }),
+        row("rope without window", "kept", bare),
+        row("rope without window", "dropped", Form { rope: false, ..bare }),
         row("feature map", "softmax of one sign", Form { feature_map: FeatureMap::Softmax, ..native }),
         row(
             "feature map",
@@ -124,6 +124,17 @@ pub fn ablate(
     mut progress: impl FnMut(u64, u64, f64),
 ) -> Result<Vec<Outcome>> {
     let Some(last) = layers.iter().copied().max() else { return Ok(vec![]) };
+    // What stands in several groups learns once.
+    let mut distinct: Vec<Variant> = vec![];
+    let mut which = vec![];
+    for v in variants {
+        let same = |d: &Variant| (d.form, d.calibrated, d.chained) == (v.form, v.calibrated, v.chained);
+        which.push(distinct.iter().position(same).unwrap_or(distinct.len()));
+        if which.last() == Some(&distinct.len()) {
+            distinct.push(v.clone());
+        }
+    }
+    let (rows, variants) = (variants, &distinct[..]);
     let (settings, seed) = (&lesson.align, lesson.seed);
     let held_out = corpus.held_out(lesson.context, lesson.windows)?;
     let longest = settings.lengths.iter().copied().max().unwrap_or(0);
@@ -215,7 +226,8 @@ pub fn ablate(
             parameters,
         });
     }
-    Ok(outcomes)
+    let named = |(v, i): (&Variant, usize)| Outcome { group: v.group, name: v.name, ..outcomes[i].clone() };
+    Ok(rows.iter().zip(which).map(named).collect())
 }
 
 /// A chain over aligned layers, in the order of `order`. `on` sees the KL of every step.

@@ -132,7 +132,8 @@ fn weights(layer: &mut DslaAttention, x: &Inputs) -> Result<()> {
             p.gamma.f32_mut()[i * cols + h] = (a / sum).max(0.02).ln();
         }
         if let Some(mix) = &mut p.mix {
-            mix.f32_mut()[h] = sum.ln().clamp(-6.0, 6.0);
+            // A state that starts all but silent gets next to no gradient, and stays silent (NOTES.md, recall).
+            mix.f32_mut()[h] = sum.ln().clamp(-1.0, 6.0);
         }
     }
     Ok(())

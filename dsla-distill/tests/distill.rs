@@ -193,8 +193,8 @@ fn a_table_of_forms() {
     assert!(native.error > 0.0 && native.error < 1.0 && native.kl > 0.0, "{native:?}");
     assert!(of("window", "16").error < of("window", "0").error, "a window helps");
     assert_eq!(
-        of("states, no window", "two of F = D").state_bytes,
-        of("states, no window", "one of F = 2 D: history").state_bytes,
+        of("states without window", "two of F = D").state_bytes,
+        of("states without window", "one of F = 2 D: history").state_bytes,
         "compared at equal size"
     );
     // That a chain learns is tested by itself; here, that these rows had one, each of its kind.
