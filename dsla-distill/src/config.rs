@@ -102,7 +102,7 @@ impl Config {
     pub fn new(form: Form, tokens: u64) -> Config {
         Config {
             form,
-            stages: vec![Stage::Calibrate, Stage::Align, Stage::Rank],
+            stages: vec![Stage::Align, Stage::Rank],
             align: Training { tokens, batch_tokens: 1024, lengths: vec![512, 512, 1024, 2048], lr: 6e-3 },
             chain: Chain {
                 training: Training { tokens, batch_tokens: 2048, lengths: vec![2048], lr: 2e-3 },

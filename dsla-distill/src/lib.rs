@@ -1,5 +1,5 @@
 //! Distils a pretrained Llama's softmax attention layers into dual-state linear attention, stage by stage:
-//! calibrate (closed form), align (every layer against the teacher's own inputs), rank (which layer goes first), chain
+//! calibrate (closed form; on request), align (every layer against the teacher's own inputs), rank (which layer goes first), chain
 //! (converted layers together, on the teacher's logits).
 //!
 //! Progress comes out as [`Event`]s; nothing here prints. Every step is a function of the configuration and its

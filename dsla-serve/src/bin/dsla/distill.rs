@@ -33,7 +33,7 @@ pub struct Distill {
     #[arg(long)]
     window: Option<usize>,
     /// Which stages to run.
-    #[arg(long, value_delimiter = ',', default_value = "calibrate,align,rank")]
+    #[arg(long, value_delimiter = ',', default_value = "align,rank")]
     stages: Vec<String>,
     /// Continue from the checkpoint in --out, if the run got that far.
     #[arg(long)]

@@ -143,7 +143,7 @@ impl Demo {
         let mut corpus = Corpus::default();
         corpus.add(tokens.to_vec());
         let mut config = Config::new(Form::native(), 20_000);
-        config.stages = vec![Stage::Calibrate, Stage::Align];
+        config.stages = vec![Stage::Align];
         (config.align.lengths, config.align.batch_tokens) = (vec![256], 512);
         config.layers = Some(layers.clone());
         let plan = Plan::of_layers(model.config().num_layers, &layers);
