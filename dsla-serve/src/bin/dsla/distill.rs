@@ -32,7 +32,7 @@ pub struct Distill {
     /// Tokens of the exact window, another than the form's; an adapter can go on with another window than it had.
     #[arg(long)]
     window: Option<usize>,
-    /// Which stages to run.
+    /// Which stages to run, of calibrate (a closed-form start), align, rank and chain.
     #[arg(long, value_delimiter = ',', default_value = "align,rank")]
     stages: Vec<String>,
     /// Continue from the checkpoint in --out, if the run got that far.
