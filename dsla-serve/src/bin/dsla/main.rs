@@ -42,7 +42,7 @@ enum Command {
     /// Score layers: which one to convert first.
     Sensitivity(sensitivity::Sensitivity),
     /// Train an adapter.
-    Distill(distill::Distill),
+    Distill(Box<distill::Distill>),
     /// Align many forms of the layer side by side and print what each is worth.
     Ablate(ablate::Ablate),
     /// What the two states do on a text: shares of attention by distance, half-lives, norms.
