@@ -10,6 +10,9 @@ use dsla_model::{Model, Plan, PrefixQuality};
 /// so those that were worst last time are not asked again (lazy greedy).
 const WIDTH: usize = 6;
 
+/// Tokens of a passkey text.
+const LENGTH: usize = 1024;
+
 /// What an order is made from.
 pub struct Ranking<'a> {
     /// Layers to order, with parameters in the model's adapter.
@@ -19,7 +22,8 @@ pub struct Ranking<'a> {
     /// Text to measure divergence on.
     pub windows: &'a [&'a [u32]],
     /// Passkey texts: a layer whose conversion loses more than one of them, of those that the teacher answers, goes to
-    /// the end. 0: by divergence alone. A teacher that answers half or fewer measures nothing: by divergence alone, too.
+    /// the end. 0: by divergence alone. A teacher that answers half or fewer measures nothing: by divergence alone, too; so do
+    /// a model without a tokenizer and one of fewer than 2,048 positions.
     pub recall: usize,
 }
 
@@ -98,9 +102,8 @@ struct Recalled {
 
 impl Recalled {
     fn new(model: &Model, count: usize) -> Result<Recalled> {
-        let length = 1024.min(model.table().positions().saturating_sub(16));
-        let mut found = Recalled { setup: Setup { length, count, seed: 0 }, want: None };
-        if count > 0 && model.tokenizer().is_ok() {
+        let mut found = Recalled { setup: Setup { length: LENGTH, count, seed: 0 }, want: None };
+        if count > 0 && model.tokenizer().is_ok() && model.table().positions() >= 2 * LENGTH {
             let teacher = found.accuracy(model, Plan::teacher(model.config().num_layers))?;
             found.want = (teacher > 0.5).then_some(teacher - 1.5 / count as f64);
         }
