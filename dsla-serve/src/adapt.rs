@@ -27,6 +27,10 @@ pub struct Load {
     pub queued_prompt_tokens: usize,
     /// How long the first of them has waited.
     pub longest_wait: Duration,
+    /// Prompt tokens that are still to be taken in, of requests that wait and of those that run.
+    pub prompt_tokens: usize,
+    /// How many of them the engine took in per second lately; `None` before the first prompt.
+    pub prefill_tok_s: Option<f64>,
     /// Sequences running.
     pub running: usize,
     /// Bytes of their keys and values.
@@ -41,6 +45,13 @@ pub struct Load {
     pub first_token_p90: Option<Duration>,
     /// Nine of ten recent tokens came within this time after the one before.
     pub inter_token_p90: Option<Duration>,
+}
+
+impl Load {
+    /// Nobody waits, nothing runs.
+    pub fn is_idle(&self) -> bool {
+        self.queued_requests == 0 && self.running == 0
+    }
 }
 
 /// Who decides the target.
@@ -199,9 +210,17 @@ impl Policy {
         }
     }
 
-    /// Whether the load cannot wait for the effect of an earlier move to show.
-    fn presses(&self, load: &Load) -> bool {
-        matches!(self, Policy::Slo(p) if p.presses(load))
+    /// Of `max` layers those that the load needs now, whatever moved when; 0 when it can wait for the next look.
+    fn at_once(&self, load: &Load, max: usize) -> usize {
+        match self {
+            Policy::Slo(p) => p.at_once(load, max),
+            _ => 0,
+        }
+    }
+
+    /// Whether a load without requests ends all conversion, instead of a step of it.
+    fn ends_when_idle(&self) -> bool {
+        matches!(self, Policy::Slo(_))
     }
 
     fn check(&self) -> Result<()> {
@@ -251,13 +270,18 @@ impl Controller {
         }
         let Some(pace) = self.policy.pace() else { return self.target };
         self.longest = self.longest.max(load.longest_queued_prompt);
+        let at_once = self.policy.at_once(load, self.max);
+        if at_once > self.target {
+            (self.target, self.looked, self.moved) = (at_once, Some(load.now), Some(load.now));
+            return self.target;
+        }
         if self.looked.is_some_and(|at| load.now.saturating_sub(at) < pace.period) {
             return self.target;
         }
         self.looked = Some(load.now);
         let longest = std::mem::take(&mut self.longest);
         let rests = self.moved.is_some_and(|at| load.now.saturating_sub(at) < pace.cooldown);
-        if rests && !self.policy.presses(load) {
+        if rests && at_once == 0 {
             return self.target;
         }
         let next = self.next(pace, load, longest);
@@ -272,6 +296,7 @@ impl Controller {
         let next = match self.policy.judge(load, longest) {
             Ordering::Greater => self.target.saturating_add(pace.step),
             Ordering::Equal => self.target,
+            Ordering::Less if load.is_idle() && self.policy.ends_when_idle() => 0,
             Ordering::Less => self.target.saturating_sub(pace.step),
         };
         next.min(self.max)

@@ -1,4 +1,5 @@
-//! How long requests wait and how fast they run: histograms since the start, and quantiles of the last 20 seconds.
+//! How long requests wait and how fast they run: histograms since the start, quantiles of the last 20 seconds, and how
+//! fast prompts go.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -94,6 +95,30 @@ impl Recent {
     }
 }
 
+/// Prompt tokens after which what came before counts half: a few long prompts, or the length of a load's change.
+const HALF: f64 = 4096.0;
+
+/// How fast prompts are taken in, over about the last few thousand tokens of them. Does not age while nothing comes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PrefillRate {
+    tokens: f64,
+    seconds: f64,
+}
+
+impl PrefillRate {
+    fn push(&mut self, tokens: usize, took: Duration) {
+        let tokens = tokens as f64;
+        let keep = (-tokens / HALF).exp2();
+        self.tokens = self.tokens * keep + tokens;
+        self.seconds = self.seconds * keep + took.as_secs_f64();
+    }
+
+    /// Prompt tokens per second of the steps that had some, whatever else they did; `None` before the first.
+    pub fn per_second(&self) -> Option<f64> {
+        (self.tokens > 0.0 && self.seconds > 0.0).then(|| self.tokens / self.seconds)
+    }
+}
+
 /// Times in seconds, as the engine thread saw them; a request's clock starts when it is submitted.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -122,6 +147,8 @@ pub struct Latency {
     pub recent_first_token: Recent,
     /// Times between tokens of the last [`WINDOW`].
     pub recent_inter_token: Recent,
+    /// How fast prompts go.
+    pub prefill_rate: PrefillRate,
 }
 
 impl Default for Latency {
@@ -140,6 +167,7 @@ impl Default for Latency {
             step_tokens: tokens(),
             recent_first_token: Recent::default(),
             recent_inter_token: Recent::default(),
+            prefill_rate: PrefillRate::default(),
         }
     }
 }
@@ -199,8 +227,11 @@ impl Latency {
         }
     }
 
-    pub(crate) fn step(&mut self, tokens: usize, now: Duration) {
-        self.step_tokens.observe(tokens as f64);
+    pub(crate) fn step(&mut self, prompt: usize, generated: usize, took: Duration, now: Duration) {
+        self.step_tokens.observe((prompt + generated) as f64);
+        if prompt > 0 {
+            self.prefill_rate.push(prompt, took);
+        }
         self.forget(now);
     }
 
@@ -239,6 +270,18 @@ mod tests {
         assert_eq!((r.count(), r.quantile(0.0)), (52, Some(7.0)));
         (0..600).for_each(|_| r.push(ms(20_051), 1.0));
         assert_eq!(r.count(), 512);
+    }
+
+    #[test]
+    fn the_rate_of_prompts_follows_the_latest_thousands() {
+        let mut r = PrefillRate::default();
+        assert_eq!(r.per_second(), None);
+        r.push(512, ms(1000));
+        assert_eq!(r.per_second(), Some(512.0));
+        r.push(4096, ms(4000));
+        assert!((r.per_second().unwrap_or(0.0) - 4352.0 / 4.5).abs() < 1e-9, "half of what came before");
+        (0..10).for_each(|_| r.push(4096, ms(16_000)));
+        assert!((r.per_second().unwrap_or(0.0) - 256.0).abs() < 1.0);
     }
 
     #[test]

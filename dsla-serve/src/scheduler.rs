@@ -1,7 +1,8 @@
 //! Who runs next: queues and budgets in, tokens per sequence out. Pure: no model, no I/O, no clock.
 //!
 //! Strictly first come, first served. The head of the queue waits until it fits and nobody overtakes it, so every
-//! request gets its turn. A step feeds one token of each sequence that generates, and prompts of the others in pieces
+//! request gets its turn. It also waits until the next step has room for prompt tokens: what is not begun yet stays in
+//! the queue, holds no bytes, and starts with as many converted layers as the load then asks for. A step feeds one token of each sequence that generates, and prompts of the others in pieces
 //! that end at multiples of `prefill_chunk` of the sequence's own length, or at cuts that it names: how a prompt is cut
 //! does not depend on who else runs.
 //!
@@ -73,6 +74,11 @@ impl Slot {
         footprint.peak(tokens, converted)
     }
 
+    /// Has prompt tokens to be fed.
+    fn is_prompt(&self) -> bool {
+        self.len < self.waiting.prompt
+    }
+
     /// What it is fed next: the rest of its prompt up to the next cut, or one token.
     fn piece(&self, chunk: usize) -> usize {
         let ends = (self.len / chunk).saturating_add(1).saturating_mul(chunk).min(self.waiting.prompt);
@@ -101,12 +107,15 @@ impl Scheduler {
         self.waiting.push_back(waiting);
     }
 
-    /// Moves requests from the queue's head to the running set while they fit. `start`: the converted layers that a
-    /// request starts with; `None` lets it pass, so that it can be refused.
+    /// Moves requests from the queue's head to the running set while they fit and the next step has prompt tokens left
+    /// for them. `start`: the converted layers that a request starts with; `None` lets it pass, so that it can be refused.
     pub fn admit(&mut self, mut start: impl FnMut(&Waiting) -> Option<usize>) -> Vec<Waiting> {
         let mut admitted = Vec::new();
         let mut bytes = self.bytes(GROWTH);
-        while self.running.len() < self.limits.max_running {
+        let chunk = self.limits.prefill_chunk;
+        let feeding = self.running.iter().filter(|s| s.is_prompt() && !s.held_back);
+        let mut taken: usize = feeding.map(|s| s.piece(chunk)).sum();
+        while self.running.len() < self.limits.max_running && taken < chunk {
             let Some(&head) = self.waiting.front() else { break };
             let start = start(&head);
             let converted = start.unwrap_or(0);
@@ -123,6 +132,7 @@ impl Scheduler {
                 break;
             }
             bytes = with;
+            taken += slot.piece(chunk);
             self.waiting.pop_front();
             self.running.push(slot);
             admitted.push(head);
@@ -161,7 +171,7 @@ impl Scheduler {
             if slot.held_back && at > 0 {
                 continue;
             }
-            if slot.len >= slot.waiting.prompt {
+            if !slot.is_prompt() {
                 plan.push(Planned { id, tokens: 1 });
                 continue;
             }
@@ -225,6 +235,12 @@ impl Scheduler {
     /// Requests that wait, in order.
     pub fn waiting(&self) -> impl Iterator<Item = &Waiting> {
         self.waiting.iter()
+    }
+
+    /// Prompt tokens that are still to be fed, of all that wait and run.
+    pub fn prompt_tokens(&self) -> usize {
+        let left = |s: &Slot| s.waiting.prompt.saturating_sub(s.len);
+        self.waiting.iter().map(|w| w.prompt).chain(self.running.iter().map(left)).sum()
     }
 
     /// Sequences running.

@@ -32,8 +32,8 @@ pub(crate) struct Worker<B: Backend> {
     /// By id, which is the scheduler's order too.
     running: BTreeMap<u64, Running<B::Sequence>>,
     prefixes: Prefixes<B::Sequence>,
-    /// Prompt tokens per step, and what cuts of prompts are multiples of.
-    chunk: usize,
+    /// Tokens of a prompt between snapshots, and what cuts of prompts are multiples of.
+    snapshot_every: usize,
     grain: usize,
     /// Bytes that the prefix cache may take.
     most_cached: usize,
@@ -80,7 +80,7 @@ impl<B: Backend> Worker<B> {
             facts,
             controller,
             prefixes: Prefixes::new(grain, config.prefix_cache),
-            chunk,
+            snapshot_every: config.snapshot_every.next_multiple_of(chunk),
             grain,
             most_cached: config.prefix_cache,
             said_other_rate: 0,
@@ -161,11 +161,12 @@ impl<B: Backend> Worker<B> {
         let now = self.shared.now();
         let first = self.waiting.values().next();
         let longest_wait = first.map_or(Duration::ZERO, |r| now.saturating_sub(r.waits_since));
-        let (first_token_p90, inter_token_p90) = {
+        let (first_token_p90, inter_token_p90, prefill_tok_s) = {
             let mut latency = self.shared.latency();
             latency.forget(now);
             let p90 = |recent: &Recent| recent.quantile(0.9).map(Duration::from_secs_f64);
-            (p90(&latency.recent_first_token), p90(&latency.recent_inter_token))
+            let rate = latency.prefill_rate.per_second();
+            (p90(&latency.recent_first_token), p90(&latency.recent_inter_token), rate)
         };
         let before = self.controller.target();
         let target = self.controller.observe(&Load {
@@ -173,6 +174,8 @@ impl<B: Backend> Worker<B> {
             queued_requests: self.waiting.len(),
             longest_queued_prompt: longest,
             queued_prompt_tokens: tokens,
+            prompt_tokens: self.scheduler.prompt_tokens(),
+            prefill_tok_s,
             longest_wait,
             running: self.running.len(),
             kv_bytes,
@@ -276,6 +279,7 @@ impl<B: Backend> Worker<B> {
         if plan.is_empty() {
             return None;
         }
+        let begin = Instant::now();
         let (mut prompt_tokens, mut generated) = (0, 0);
         for (planned, outcome) in self.forward(&plan) {
             let logits = match outcome {
@@ -304,7 +308,7 @@ impl<B: Backend> Worker<B> {
                 Err(error) => self.fail(planned.id, error),
             }
         }
-        self.shared.latency().step(prompt_tokens + generated, self.shared.now());
+        self.shared.latency().step(prompt_tokens, generated, begin.elapsed(), self.shared.now());
         self.stats.steps += 1;
         self.stats.prompt_tokens += prompt_tokens as u64;
         self.stats.generated_tokens += generated as u64;

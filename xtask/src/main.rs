@@ -97,7 +97,11 @@ xflags::xflags! {
             optional --seed n: String
             /// Policies of `dsla serve`, with spaces between; "fixed:0 fixed:0.75 slo:2000,200" when not given.
             optional --policies list: String
-            /// Nats per token that conversion may cost; 0.1 when not given.
+            /// Our weights: bf16, q4_1 and so on; bf16 when not given.
+            optional --dtype format: String
+            /// Peers whose servers get the same requests: llama.cpp,vllm or one of them. Installs them under target/peers.
+            optional --vs list: String
+            /// Nats per token that conversion may cost; 0.05 when not given.
             optional --max-quality-loss kl: String
             /// NAME=URL of an OpenAI-compatible server that is running.
             repeated --url named: String

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use xshell::cmd;
 
 use crate::peers::{self, machine};
@@ -37,17 +38,35 @@ pub fn run(steps: &Steps, flags: &crate::Replay) -> Result<()> {
     for (name, value) in given {
         arguments.extend(value.iter().flat_map(|v| [name.to_owned(), v.clone()]));
     }
-    let guard = flags.max_quality_loss.as_deref().unwrap_or("0.1");
+    let peers = flags.vs.as_deref().map_or(Ok(vec![]), peers::serve::names)?;
+    let dtype = flags.dtype.as_deref().unwrap_or("bf16");
+    let guard = flags.max_quality_loss.as_deref().unwrap_or("0.05");
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     // Now: loading is work too.
     let machine = machine::fingerprint(sh, threads);
     let mut runs: Vec<Run> = Vec::new();
     for policy in flags.policies.as_deref().unwrap_or(POLICIES).split(' ') {
         let found = steps.step(&format!("replay against {policy}"), || {
-            let server = Served::start(&dsla, MODEL, &["--policy", policy, "--max-quality-loss", guard])?;
+            let options = ["--policy", policy, "--max-quality-loss", guard, "--dtype", dtype];
+            let server = Served::start(&dsla, MODEL, &options)?;
             replay(&dsla, &format!("http://{}", server.at), &arguments)
         })?;
         runs.push((policy.into(), found));
+    }
+    for name in peers {
+        let found = peers::serve::start(steps, &dsla, name, threads).and_then(|mut server| {
+            let found = steps.step(&format!("replay against {name}"), || {
+                replay(&dsla, &format!("http://{}", server.at), &arguments)
+            });
+            // vLLM has processes of its own to end.
+            server.signal("TERM")?;
+            server.end(Duration::from_secs(40))?;
+            found
+        });
+        match found {
+            Ok(found) => runs.push((name.into(), found)),
+            Err(reason) => eprintln!("xtask: {name}: {reason:#}"),
+        }
     }
     for other in &flags.url {
         let Some((name, url)) = other.split_once('=') else { bail!("--url: got {other}, want NAME=URL") };
@@ -57,7 +76,7 @@ pub fn run(steps: &Steps, flags: &crate::Replay) -> Result<()> {
     print!("{}", table(&runs));
     let found: Vec<Value> = runs.iter().map(|(name, run)| json!({"name": name, "replay": run})).collect();
     let result = json!({
-        "machine": machine, "model": MODEL, "trace": trace, "max_quality_loss": guard, "runs": found,
+        "machine": machine, "model": MODEL, "dtype": dtype, "trace": trace, "max_quality_loss": guard, "runs": found,
     });
     let out = flags.out.clone().map_or_else(|| steps.target().join("replay"), |dir| steps.root.join(dir));
     let files = [("json", peers::pretty(&result)?)];

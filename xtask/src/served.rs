@@ -1,4 +1,4 @@
-//! A `dsla serve` process that a check starts, asks and ends.
+//! A `dsla serve` process, or a peer's server, that a check starts, asks and ends.
 
 use crate::http;
 use anyhow::{Context, Result, bail};
@@ -22,13 +22,19 @@ impl Served {
         if !options.contains(&"--port") {
             command.args(["--port", "0"]);
         }
-        let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| dsla.display().to_string())?;
+        Served::spawn(command)
+    }
+
+    /// Anything that says where it listens, as `dsla serve` does.
+    pub fn spawn(mut command: Command) -> Result<Served> {
+        let what = command.get_program().display().to_string();
+        let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| what.clone())?;
         let mut line = String::new();
         let out = child.stdout.take().context("a pipe")?;
         let mut served = Served { child, at: String::new() };
         BufReader::new(out).read_line(&mut line)?;
         let Some(at) = line.trim().strip_prefix("listening on http://") else {
-            bail!("dsla serve: got {line:?}, want `listening on http://...`");
+            bail!("{what}: got {line:?}, want `listening on http://...`");
         };
         served.at = at.to_owned();
         Ok(served)
@@ -46,7 +52,7 @@ impl Served {
         loop {
             match self.child.try_wait()? {
                 Some(status) => return Ok(status),
-                None if Instant::now() > until => bail!("dsla serve: still there after {limit:?}"),
+                None if Instant::now() > until => bail!("a server: still there after {limit:?}"),
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
         }

@@ -122,14 +122,19 @@ impl MemoryPressure {
     }
 }
 
-/// Converts while latency goals are missed.
+/// Converts while latency goals are missed, and before a queue misses them.
 ///
-/// Every `period` it looks. It raises the target by `step` when nine of ten recent requests do not have their first
-/// token within `ttft`, when a request has waited longer than that, or when nine of ten recent tokens do not follow the
-/// one before within `tpot`. It lowers the target by `step` when all of that stays below `relax` times the goals. After
-/// any move it rests for `cooldown`, which should be no shorter than what "recent" spans
-/// ([`crate::latency::WINDOW`]): what it then sees is the effect of its move. A request that waits longer than `ttft` is
-/// no memory of the past: while there is one, it raises at every look.
+/// What waits says how long it will take: the prompt tokens that are still to be taken in, at the rate at which prompts
+/// went lately. When that, or the time the first in the queue has waited already, is `n` times `ttft`, the share
+/// `1 - 1/n` of the time has to go, and at least that share of the layers is converted at once: the requests that cause
+/// the delay then start converted. (Converting after a first token was late does not give its time back.)
+///
+/// Besides, every `period` it looks. It raises the target by `step` while that delay exceeds `ttft`, when nine of ten
+/// recent requests did not have their first token within `ttft`, or nine of ten recent tokens did not follow the one
+/// before within `tpot`. It lowers the target by `step` when all of that stays below `relax` times the goals, and to 0
+/// when moreover nothing waits or runs. After any move it rests for `cooldown`, which should be no shorter than what
+/// "recent" spans ([`crate::latency::WINDOW`]): what it then sees is the effect of its move. A delay that is coming is
+/// no memory of the past, and does not wait for the rest to end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slo {
     /// Goal for the time to the first token, above 0.
@@ -149,7 +154,8 @@ pub struct Slo {
 }
 
 impl Slo {
-    /// Looks every second, moves by four layers, rests for 20 seconds, and goes back at half of the goals.
+    /// Looks every second, moves by four layers or what a coming delay needs, rests for 20 seconds, and goes back at
+    /// half of the goals.
     pub fn new(ttft: Duration, tpot: Duration) -> Slo {
         let (period, cooldown) = (Duration::from_secs(1), crate::latency::WINDOW);
         Slo { ttft, tpot, relax: 0.5, period, cooldown, max_rate: 1.0, step: 4 }
@@ -169,20 +175,23 @@ impl Slo {
         Pace { period, cooldown, max_rate, step }
     }
 
-    pub(super) fn presses(&self, load: &Load) -> bool {
-        load.longest_wait > self.ttft
+    /// The delay that is coming, in units of the goal.
+    fn delay(&self, load: &Load) -> f64 {
+        let ahead = load.prefill_tok_s.map_or(0.0, |rate| load.prompt_tokens as f64 / rate);
+        load.longest_wait.as_secs_f64().max(ahead) / self.ttft.as_secs_f64()
+    }
+
+    pub(super) fn at_once(&self, load: &Load, max: usize) -> usize {
+        // Below 1 the product is below 0, which is 0 layers; 1/0 is infinite, and fine.
+        ((1.0 - 1.0 / self.delay(load)) * max as f64).ceil() as usize
     }
 
     pub(super) fn judge(&self, load: &Load) -> Ordering {
-        let seen = [
-            (Some(load.longest_wait), self.ttft),
-            (load.first_token_p90, self.ttft),
-            (load.inter_token_p90, self.tpot),
-        ];
-        let share = |(seen, goal): (Option<Duration>, Duration)| {
+        let share = |seen: Option<Duration>, goal: Duration| {
             seen.unwrap_or_default().as_secs_f64() / goal.as_secs_f64()
         };
-        let worst = seen.into_iter().map(share).fold(0.0, f64::max);
+        let recent = share(load.first_token_p90, self.ttft).max(share(load.inter_token_p90, self.tpot));
+        let worst = self.delay(load).max(recent);
         if worst > 1.0 {
             Ordering::Greater
         } else if worst < self.relax {

@@ -242,6 +242,7 @@ fn goals_missed_by_any_measure_raise_and_all_met_with_ease_lower() {
             longest_wait: ms(wait),
             first_token_p90: Option::map(first, ms),
             inter_token_p90: inter.map(ms),
+            running: 1,
             ..Load::default()
         })
     };
@@ -252,7 +253,7 @@ fn goals_missed_by_any_measure_raise_and_all_met_with_ease_lower() {
     assert_eq!(look(0, Some(400), Some(100)), 3, "met, without ease");
     assert_eq!(look(0, Some(199), Some(50)), 3, "half is not below half");
     assert_eq!(look(0, Some(199), Some(49)), 2);
-    assert_eq!(look(0, None, None), 1, "nothing runs");
+    assert_eq!(look(0, None, None), 1, "nothing is slow");
     assert!(Controller::new(Policy::Slo(Slo::new(ms(0), ms(1))), &ladder).is_err());
 }
 
@@ -266,13 +267,64 @@ fn a_goal_missed_now_does_not_rest_and_one_missed_lately_does() {
             now: Duration::from_secs(second),
             longest_wait: ms(wait),
             inter_token_p90: inter.map(ms),
+            running: 1,
             ..Load::default()
         })
     };
     let waits = [look(0, 401, None), look(1, 900, None), look(2, 1900, None)];
-    assert_eq!(waits, [4, 8, 12], "a queue raises at every look");
+    assert_eq!(waits, [1, 17, 24], "what a queue needs, at every look");
     let slow =
         [look(3, 0, Some(200)), look(21, 0, Some(200)), look(22, 0, Some(200)), look(23, 0, Some(200))];
-    assert_eq!(slow, [12, 12, 16, 16], "what was slow may be over: after a rest");
-    assert_eq!([look(41, 0, None), look(42, 0, None), look(43, 0, None)], [16, 12, 12], "back, with a rest");
+    assert_eq!(slow, [24, 24, 28, 28], "what was slow may be over: after a rest");
+    assert_eq!([look(41, 0, None), look(42, 0, None), look(43, 0, None)], [28, 24, 24], "back, with a rest");
+}
+
+#[test]
+fn a_queue_converts_before_its_first_token_is_late() {
+    let ladder = Ladder::new(30, 30, &[(24, 0.01), (30, 0.9)], Some(0.05));
+    let mut c = Controller::new(Policy::Slo(Slo::new(secs(2), secs(1))), &ladder).expect("valid");
+    let mut look = |ms: u64, prompt_tokens, prefill_tok_s, running| {
+        let now = Duration::from_millis(ms);
+        c.observe(&Load { now, prompt_tokens, prefill_tok_s, running, ..Load::default() })
+    };
+    assert_eq!(look(0, 9000, None, 1), 0, "how long it will take is not known yet");
+    assert_eq!(look(10, 600, Some(300.0), 1), 0, "two seconds: the goal");
+    assert_eq!(look(20, 2400, Some(300.0), 1), 18, "8 seconds: three quarters of 24 layers, between looks");
+    assert_eq!(look(30, 900, Some(300.0), 1), 18, "less would do now: not back so soon");
+    assert_eq!(look(1020, 900, Some(300.0), 1), 22, "still late: a step more at the next look");
+    assert_eq!(look(2020, 48_000, Some(300.0), 9), 24, "the guard");
+    assert_eq!(look(22_020, 0, Some(300.0), 1), 20, "after a rest back by a step");
+    assert_eq!(look(43_000, 0, Some(300.0), 0), 0, "and all the way when nothing is left to do");
+}
+
+/// A load of an engine that can do one thing: prompts, at 300 tokens per second with no layer converted and at twice
+/// that with all.
+fn delay_of_the_last(policy: Policy, arrivals: &[(u64, usize)]) -> (f64, usize) {
+    let mut c = Controller::new(policy, &Ladder::new(30, 30, &[], None)).expect("valid");
+    let (mut left, mut worst, mut rate) = (0.0, 0.0f64, 300.0);
+    for ms in (0..600_000).step_by(100) {
+        left += arrivals.iter().filter(|a| a.0 == ms).map(|a| a.1 as f64).sum::<f64>();
+        let load = Load {
+            now: Duration::from_millis(ms),
+            prompt_tokens: left as usize,
+            prefill_tok_s: Some(rate),
+            running: usize::from(left > 0.0),
+            ..Load::default()
+        };
+        rate = 300.0 * (1.0 + c.observe(&load) as f64 / 30.0);
+        worst = worst.max(left / rate);
+        left = (left - rate * 0.1).max(0.0);
+    }
+    (worst, c.target())
+}
+
+#[test]
+fn a_load_between_the_two_capacities_is_kept_up_with() {
+    // 6,000 tokens every 13 seconds for three minutes: 460 per second, where the teacher does 300 and the hybrid 600.
+    let arrivals: Vec<(u64, usize)> = (0..14).map(|i| (i * 13_000, 6000)).collect();
+    let slo = || Policy::Slo(Slo::new(secs(2), secs(1)));
+    let (teacher, _) = delay_of_the_last(Policy::Fixed(0.0), &arrivals);
+    let (adaptive, target) = delay_of_the_last(slo(), &arrivals);
+    assert!(teacher > 90.0 && adaptive < 14.0, "{teacher} s and {adaptive} s");
+    assert_eq!(target, 0, "back when it is over");
 }

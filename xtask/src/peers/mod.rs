@@ -9,6 +9,7 @@ mod install;
 pub mod machine;
 mod plot;
 mod rows;
+pub mod serve;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -36,9 +37,8 @@ const PAUSE: Duration = Duration::from_millis(300);
 fn has(engine: &str, format: &str) -> bool {
     match engine {
         OURS => true,
-        "torch" | "candle" => matches!(format, "bf16" | "f32"),
         "llama.cpp" => format != "f32",
-        _ => format == "bf16",
+        _ => matches!(format, "bf16" | "f32"),
     }
 }
 
@@ -162,15 +162,10 @@ impl Setup {
             Some(path) => path,
             None => steps.step("build the release binary", || steps.release())?,
         };
-        let fetched = steps.step("fetch the model, unless it is cached", || {
-            Ok(cmd!(sh, "{dsla} fetch {MODEL} --json").read()?)
-        })?;
-        let fetched: Value = serde_json::from_str(&fetched).context("dsla fetch --json")?;
-        let model = PathBuf::from(fetched["path"].as_str().context("dsla fetch --json names no path")?);
-        let home = steps.target().join("peers");
-        let logs = home.join("logs");
+        let model = steps.step("fetch the model, unless it is cached", || fetched(steps, &dsla))?;
+        let installer = Installer::new(steps);
+        let logs = installer.home.join("logs");
         sh.create_dir(&logs)?;
-        let installer = Installer { scripts: steps.root.join("xtask/peers"), home, root: steps.root.clone() };
         let models = steps.step("the model in the formats of the peers", || installer.models(&model));
         let longest = settings.contexts.iter().max().copied().unwrap_or(0);
         Ok(Setup {
@@ -258,11 +253,21 @@ impl Setup {
 
     /// The same number of threads for everyone, whichever variable it reads; what vLLM compiles stays with vLLM.
     fn variables(&self) -> Vec<(&'static str, String)> {
-        let threads = |name| (name, self.threads.to_string());
-        let cache = self.installer.home.join("vllm/cache").display().to_string();
-        let vllm = ("VLLM_CACHE_ROOT", cache);
-        vec![threads("OMP_NUM_THREADS"), threads("RAYON_NUM_THREADS"), threads("MKL_NUM_THREADS"), vllm]
+        variables(&self.installer, self.threads)
     }
+}
+
+fn variables(installer: &Installer, threads: usize) -> Vec<(&'static str, String)> {
+    let threads = |name| (name, threads.to_string());
+    let vllm = ("VLLM_CACHE_ROOT", installer.home.join("vllm/cache").display().to_string());
+    vec![threads("OMP_NUM_THREADS"), threads("RAYON_NUM_THREADS"), threads("MKL_NUM_THREADS"), vllm]
+}
+
+/// The file of the model, which is fetched unless it is there.
+fn fetched(steps: &Steps, dsla: &Path) -> Result<PathBuf> {
+    let fetched = cmd!(steps.sh, "{dsla} fetch {MODEL} --json").read()?;
+    let fetched: Value = serde_json::from_str(&fetched).context("dsla fetch --json")?;
+    Ok(PathBuf::from(fetched["path"].as_str().context("dsla fetch --json names no path")?))
 }
 
 fn result(

@@ -41,7 +41,7 @@ pub struct Serve {
     #[arg(long, default_value_t = 256)]
     max_queue: usize,
     /// Prompt tokens per engine step.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 128)]
     prefill_chunk: usize,
     /// Tokens of a prompt at most.
     #[arg(long)]

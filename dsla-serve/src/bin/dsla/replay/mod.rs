@@ -195,7 +195,8 @@ enum Words {
 impl Words {
     async fn of(target: &Target, model: &str) -> Words {
         let text = include_str!("mod.rs");
-        let body = json!({"model": model, "prompt": text, "add_special_tokens": false});
+        // `content` is what llama.cpp's server calls it.
+        let body = json!({"model": model, "prompt": text, "content": text, "add_special_tokens": false});
         if let Ok(answer) = target.json("/tokenize", Some(&body)).await {
             let ids = answer["tokens"].as_array().into_iter().flatten().filter_map(Value::as_u64);
             let ids: Vec<u32> = ids.filter_map(|id| u32::try_from(id).ok()).collect();
