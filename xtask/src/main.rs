@@ -105,11 +105,11 @@ xflags::xflags! {
             optional --max-quality-loss kl: String
             /// NAME=URL of an OpenAI-compatible server that is running.
             repeated --url named: String
-            /// Where replay.json goes; target/replay when not given.
+            /// Where replay.json and replay.svg go; target/replay when not given.
             optional --out dir: PathBuf
             /// A dsla binary, instead of building one.
             optional --dsla path: PathBuf
-            /// Also keep it in benches/records, under the machine's name and the date.
+            /// Also keep both in benches/records, under the machine's name and the date.
             optional --record
         }
         /// Many streaming clients against one `dsla serve`: every text checked, memory flat, a drain at the end.

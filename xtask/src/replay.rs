@@ -1,5 +1,5 @@
 //! `cargo xtask replay`: the same requests against the same model under different policies, one server after the other, and
-//! against other servers that run already. One table, one JSON file, bars.
+//! against other servers that run already. One table, one JSON file, one picture.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -12,6 +12,8 @@ use xshell::cmd;
 use crate::peers::{self, machine};
 use crate::served::Served;
 use crate::steps::{MODEL, Steps};
+
+mod plot;
 
 /// The teacher, three quarters converted, and conversion while first tokens take longer than two seconds.
 const POLICIES: &str = "fixed:0 fixed:0.75 slo:2000,200";
@@ -79,10 +81,12 @@ pub fn run(steps: &Steps, flags: &crate::Replay) -> Result<()> {
         "machine": machine, "model": MODEL, "dtype": dtype, "trace": trace, "max_quality_loss": guard, "runs": found,
     });
     let out = flags.out.clone().map_or_else(|| steps.target().join("replay"), |dir| steps.root.join(dir));
-    let files = [("json", peers::pretty(&result)?)];
+    let stem = Path::new(trace).file_stem().map_or_else(|| "trace".into(), |s| s.to_string_lossy());
+    let title = format!("{MODEL}: {stem}, {threads} threads of {}", machine["cpu"].as_str().unwrap_or("?"));
+    let files = [("json", peers::pretty(&result)?), ("svg", plot::svg(&title, &runs))];
     peers::write(&out, "replay", &files)?;
     if flags.record {
-        let name = machine::record_name("replay", &machine);
+        let name = machine::record_name(&format!("replay-{stem}"), &machine);
         peers::write(&steps.root.join("benches/records"), &name, &files)?;
     }
     Ok(())

@@ -7,7 +7,7 @@
 mod engine;
 mod install;
 pub mod machine;
-mod plot;
+pub mod plot;
 mod rows;
 pub mod serve;
 mod table;

@@ -80,7 +80,7 @@ fn draw(out: &mut String, left: f64, top: f64, job: &str, (context, batch): (usi
     }
 }
 
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

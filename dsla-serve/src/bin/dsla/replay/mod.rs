@@ -173,6 +173,7 @@ impl Replay {
             let target = target.clone();
             tasks.spawn(async move {
                 let mut outcome = one(&target, &body, begin, due).await;
+                outcome.at = due - begin;
                 outcome.count(prompt);
                 outcome
             });

@@ -9,6 +9,8 @@ use std::time::Duration;
 /// One request. Times count from when it was due: a generator that falls behind must not make the server look fast.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
+    /// When it was due, since the start of the replay.
+    pub at: Duration,
     /// How late it was sent.
     pub lag: Duration,
     pub first: Option<Duration>,
@@ -25,6 +27,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    fn json(&self) -> Value {
+        // Milliseconds are all that a client can tell.
+        let seconds = |t: Duration| (t.as_secs_f64() * 1e3).round() / 1e3;
+        json!({
+            "at_s": seconds(self.at), "prompt_tokens": self.prompt, "generated_tokens": self.generated,
+            "ttft_s": self.first.map(seconds), "e2e_s": seconds(self.last), "rate": self.rate,
+        })
+    }
+
     /// For a server whose streams end without a usage: what was asked for, and the chunks that came.
     pub fn count(&mut self, prompt: usize) {
         if self.generated == 0 {
@@ -160,6 +171,7 @@ impl Report {
             "server": self.seen.as_ref().map(Seen::json),
             "kl": self.kl(),
             "converted_rate": {"mean": rates.mean(), "max": rates.at(1.0)},
+            "each": self.good().map(Outcome::json).collect::<Vec<_>>(),
             "generator_lag_ms": Spread::new(self.outcomes.iter().map(|o| o.lag.as_secs_f64() * 1e3)).json(),
         })
     }
@@ -250,6 +262,8 @@ mod tests {
         assert_eq!((&got["prompt_tokens"], &got["generated_tokens"]), (&json!(30), &json!(17)));
         assert_eq!(got["throughput"]["generated_tok_s"], 8.5);
         assert_eq!(got["throughput"]["chunks_in_a_second"], json!({"p50": 5.0, "p99": 12.0}));
+        let first = json!({"at_s": 0.0, "prompt_tokens": 10, "generated_tokens": 11, "ttft_s": 0.1, "e2e_s": 0.2, "rate": 0.5});
+        assert_eq!((got["each"].as_array().map(Vec::len), &got["each"][0]), (Some(3), &first));
         assert_eq!(got["converted_rate"], json!({"mean": 0.5, "max": 0.5}));
     }
 
