@@ -200,13 +200,13 @@ macro_rules! heads {
     };
 }
 
-/// What a cache may hold.
-trait Element: Copy {
+/// What a cache may hold, widened to f32 as it is read.
+trait Widen: Copy {
     /// 32 columns, in the order of the rows' kind.
     unsafe fn load<V: Lanes>(p: *const Self) -> [V; 2];
 }
 
-impl Element for f32 {
+impl Widen for f32 {
     #[inline(always)]
     unsafe fn load<V: Lanes>(p: *const f32) -> [V; 2] {
         // SAFETY: the caller's.
@@ -214,7 +214,7 @@ impl Element for f32 {
     }
 }
 
-impl Element for i8 {
+impl Widen for i8 {
     #[inline(always)]
     unsafe fn load<V: Lanes>(p: *const i8) -> [V; 2] {
         // SAFETY: the caller's.
@@ -222,7 +222,7 @@ impl Element for i8 {
     }
 }
 
-impl Element for u16 {
+impl Widen for u16 {
     #[inline(always)]
     unsafe fn load<V: Lanes>(p: *const u16) -> [V; 2] {
         // SAFETY: the caller's.
@@ -242,7 +242,7 @@ lanes! {
 }
 
 #[inline(always)]
-unsafe fn scores_of<V: Lanes, E: Element, const R: usize>(
+unsafe fn scores_of<V: Lanes, E: Widen, const R: usize>(
     rows: *const E,
     ld: usize,
     len: usize,
@@ -279,7 +279,7 @@ unsafe fn scores_of<V: Lanes, E: Element, const R: usize>(
 
 /// Lane sums of one key with R queries.
 #[inline(always)]
-unsafe fn key<V: Lanes, E: Element, const R: usize>(row: *const E, q: *const f32, d: usize) -> [V; R] {
+unsafe fn key<V: Lanes, E: Widen, const R: usize>(row: *const E, q: *const f32, d: usize) -> [V; R] {
     // SAFETY: the caller's.
     unsafe {
         let mut acc = [V::splat(0.0); R];
@@ -310,7 +310,7 @@ lanes! {
 }
 
 #[inline(always)]
-unsafe fn weighted_of<V: Lanes, E: Element, const R: usize>(
+unsafe fn weighted_of<V: Lanes, E: Widen, const R: usize>(
     rows: *const E,
     ld: usize,
     len: usize,
@@ -338,7 +338,7 @@ unsafe fn weighted_of<V: Lanes, E: Element, const R: usize>(
 
 /// [`weighted_of`] for P times 32 columns.
 #[inline(always)]
-unsafe fn columns<V: Lanes, E: Element, const R: usize, const P: usize>(
+unsafe fn columns<V: Lanes, E: Widen, const R: usize, const P: usize>(
     rows: *const E,
     ld: usize,
     len: usize,

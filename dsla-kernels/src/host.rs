@@ -9,14 +9,14 @@ const KEEP: usize = 128 << 20;
 
 /// Elements of a tensor, or the scratch memory of an op. On drop the memory stays with the thread for the next of its size.
 #[derive(Debug)]
-pub(crate) struct Host<T: Element> {
+pub(crate) struct Host<T: Kept> {
     data: Vec<T>,
     /// The capacity it was made with, all of it initialised; 0 for memory that came from elsewhere.
     class: usize,
 }
 
 /// A type whose memory is kept.
-pub(crate) trait Element: Copy + Default + 'static {
+pub(crate) trait Kept: Copy + Default + 'static {
     fn pool() -> &'static std::thread::LocalKey<RefCell<Pool<Self>>>;
 }
 
@@ -27,19 +27,19 @@ pub(crate) struct Pool<T> {
     bytes: usize,
 }
 
-macro_rules! element {
+macro_rules! kept {
     ($($type:ty: $name:ident),*) => { $(
         thread_local! {
             static $name: RefCell<Pool<$type>> = const { RefCell::new(Pool { free: vec![], bytes: 0 }) };
         }
-        impl Element for $type {
+        impl Kept for $type {
             fn pool() -> &'static std::thread::LocalKey<RefCell<Pool<$type>>> {
                 &$name
             }
         }
     )* };
 }
-element!(f32: F32, f64: F64, u32: U32, half::bf16: BF16, half::f16: F16);
+kept!(f32: F32, f64: F64, u32: U32, half::bf16: BF16, half::f16: F16);
 
 /// Sizes that share memory: a quarter of a power of two apart.
 fn class(len: usize) -> usize {
@@ -47,7 +47,7 @@ fn class(len: usize) -> usize {
     len.max(64).next_multiple_of(step)
 }
 
-impl<T: Element> Host<T> {
+impl<T: Kept> Host<T> {
     /// `len` elements with whatever they last held: to be written before anyone reads them.
     pub fn scratch(len: usize) -> Host<T> {
         let class = class(len);
@@ -90,13 +90,13 @@ impl<T: Element> Host<T> {
     }
 }
 
-impl<T: Element> From<Vec<T>> for Host<T> {
+impl<T: Kept> From<Vec<T>> for Host<T> {
     fn from(data: Vec<T>) -> Host<T> {
         Host { data, class: 0 }
     }
 }
 
-impl<T: Element> Clone for Host<T> {
+impl<T: Kept> Clone for Host<T> {
     fn clone(&self) -> Host<T> {
         let mut data = Host::scratch(self.len());
         data.copy_from_slice(self);
@@ -104,7 +104,7 @@ impl<T: Element> Clone for Host<T> {
     }
 }
 
-impl<T: Element> Drop for Host<T> {
+impl<T: Kept> Drop for Host<T> {
     fn drop(&mut self) {
         let (data, class) = (std::mem::take(&mut self.data), self.class);
         if class == 0 || data.capacity() != class {
@@ -126,14 +126,14 @@ impl<T: Element> Drop for Host<T> {
     }
 }
 
-impl<T: Element> Deref for Host<T> {
+impl<T: Kept> Deref for Host<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         &self.data
     }
 }
 
-impl<T: Element> DerefMut for Host<T> {
+impl<T: Kept> DerefMut for Host<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.data
     }
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn memory_from_elsewhere_and_memory_that_grew_is_freed() {
-        let kept = || <u32 as Element>::pool().with(|pool| pool.borrow().bytes);
+        let kept = || <u32 as Kept>::pool().with(|pool| pool.borrow().bytes);
         let mut grown = Host::<u32>::scratch(64);
         let before = kept();
         grown.extend(0..1000);

@@ -1,7 +1,7 @@
 //! Contiguous tensors: what an op writes into and a model keeps.
 
 use crate::cuda::Buffer;
-use crate::host::{Element, Host};
+use crate::host::{Host, Kept};
 use crate::vec::narrow;
 use crate::view::{Place, PlaceMut};
 use crate::{DType, Device, Result, Shape, Slice, SliceMut, View, ViewMut};
@@ -32,7 +32,7 @@ pub fn poison_empty(on: bool) {
     POISON.store(on, Ordering::Relaxed);
 }
 
-fn empty<T: Element>(n: usize, poison: T) -> Host<T> {
+fn empty<T: Kept>(n: usize, poison: T) -> Host<T> {
     match POISON.load(Ordering::Relaxed) {
         true => Host::filled(poison, n),
         false => Host::scratch(n),

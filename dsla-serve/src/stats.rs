@@ -12,6 +12,8 @@ pub struct Stats {
     pub queued: usize,
     /// Requests that may wait.
     pub max_queue: usize,
+    /// Prompt tokens still to be taken in, of requests that wait and of those that run.
+    pub prompt_tokens_ahead: usize,
     /// Sequences running.
     pub running: usize,
     /// Sequences that may run at once.

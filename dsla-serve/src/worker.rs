@@ -387,6 +387,7 @@ impl<B: Backend> Worker<B> {
         let sequences: Vec<_> = self.running.values().map(|r| r.stats(&self.backend)).collect();
         self.stats.at = self.shared.now();
         self.stats.queued = self.waiting.len();
+        self.stats.prompt_tokens_ahead = self.scheduler.prompt_tokens();
         self.stats.running = sequences.len();
         self.stats.kv_bytes = sequences.iter().map(|s| s.kv_bytes).sum();
         self.stats.state_bytes = sequences.iter().map(|s| s.state_bytes).sum();

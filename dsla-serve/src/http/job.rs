@@ -148,9 +148,11 @@ impl Job {
     }
 }
 
-/// Seconds until a place in the queue may be free: the time that requests lately took to their first token.
+/// Seconds until a place in the queue may be free: a request's share of the prompt tokens ahead, at the rate they go.
 fn retry_after(engine: &Engine) -> u64 {
-    let waits = engine.latency().recent_first_token.quantile(0.5).unwrap_or(1.0);
+    let (stats, rate) = (engine.stats(), engine.latency().prefill_rate.per_second());
+    let requests = (stats.queued + 1) as f64;
+    let waits = rate.map_or(1.0, |rate| stats.prompt_tokens_ahead as f64 / rate / requests);
     (waits.ceil() as u64).clamp(1, 60)
 }
 

@@ -56,6 +56,11 @@ impl Page {
         let gauges = [
             ("num_requests_running", "Sequences running.", s.running as f64),
             ("num_requests_waiting", "Requests waiting.", s.queued as f64),
+            (
+                "prompt_tokens_ahead",
+                "Prompt tokens still to be taken in, of requests that wait and run.",
+                s.prompt_tokens_ahead as f64,
+            ),
             ("converted_layers", "Layers that a new sequence starts converted.", s.converted_target as f64),
             (
                 "target_rate",
@@ -122,6 +127,9 @@ impl Page {
         for (reason, n) in reasons {
             self.sample("request_success_total", &format!("finished_reason=\"{reason}\""), n as f64);
         }
+        let help = "How fast the last few thousand prompt tokens went; 0 before the first prompt.";
+        let rate = l.prefill_rate.per_second().unwrap_or(0.0);
+        self.one("prefill_tokens_per_second", "gauge", help, rate);
         self.one("request_failure_total", "counter", "Requests that ended with an error.", s.failed as f64);
         let histograms = [
             ("time_to_first_token_seconds", "From submission to the first token.", &l.first_token),

@@ -89,6 +89,8 @@ fn snapshot(engine: &Engine, name: &str) -> Value {
             "max_waiting": stats.max_queue,
             "running": stats.running,
             "max_running": stats.max_running,
+            "prompt_tokens_ahead": stats.prompt_tokens_ahead,
+            "prefill_tok_s": latency.prefill_rate.per_second(),
         },
         "memory": {
             "kv_bytes": stats.kv_bytes,

@@ -116,7 +116,12 @@ fn the_state_of_conversion() {
     );
     assert_eq!(got["layers"][0], json!({"layer": 0, "rank": 1, "target": false, "running_converted": 0}));
     assert_eq!(got["layers"][1], json!({"layer": 1, "rank": 0, "target": true, "running_converted": 0}));
-    assert_eq!(got["load"], json!({"waiting": 0, "max_waiting": 256, "running": 0, "max_running": 16}));
+    let mut load = got["load"].clone();
+    assert!(load["prefill_tok_s"].take().as_f64().is_some_and(|rate| rate > 0.0));
+    let want = json!({
+        "waiting": 0, "max_waiting": 256, "running": 0, "max_running": 16, "prompt_tokens_ahead": 0, "prefill_tok_s": null,
+    });
+    assert_eq!(load, want);
     assert_eq!(got["counters"]["generated_tokens"], 3);
     assert_eq!(
         (&got["latency"]["ttft_ms"]["count"], &got["latency"]["tpot_ms"]["count"]),

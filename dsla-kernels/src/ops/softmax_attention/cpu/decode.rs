@@ -10,6 +10,10 @@ use crate::View;
 
 /// Keys per task, wherever pages end: a sequence's bits do not depend on how its keys are kept.
 const SPLIT: usize = 256;
+/// Splits from which on a task takes all kv heads of one.
+const WHOLE: usize = 4;
+/// Keys that all heads of a task take before the next ones: they stay in the first cache meanwhile.
+const PIECE: usize = 64;
 
 /// Sequences whose keys lie in pages, one after the other.
 pub fn paged<'a>(q: &[f32], k: View<'a>, v: View<'a>, table: &[u32], lens: &[u32], n: Paged, out: &mut [f32]) {
@@ -40,28 +44,43 @@ pub fn decode_one(q: &[f32], k: Rows, v: Rows, n: Dims, out: &mut [f32]) {
     // Per (split, query head): peak, sum, then D sums.
     let size = wide + 16;
     let mut parts = Host::<f32>::zeros(splits * n.h * size);
-    par::for_each_chunk(&mut parts, group * size, |task, part| {
-        let (split, g) = (task / n.g, task % n.g);
+    // All heads of a split in one task where there are tasks enough: a key's heads lie side by side in memory.
+    let heads = if splits >= WHOLE { n.g } else { 1 };
+    par::for_each_chunk(&mut parts, heads * group * size, |task, part| {
+        let (split, g0) = (task * heads / n.g, task * heads % n.g);
         let j0 = split * SPLIT;
         let cols = SPLIT.min(n.s - j0);
         let mut buf = vec![];
-        let mut a = Host::<f32>::scratch(group * cols);
-        let q = &qs[g * group * wide..][..group * wide];
-        k.runs(g, j0, cols, &mut buf, |at, len, run, scales| {
-            // SAFETY: the run is `len` rows of `wide`; q and a hold `group` rows, those of a from `at` on `len` more.
-            unsafe { scores(run, len, q.as_ptr(), group, wide, a.as_mut_ptr().add(at), cols) }
-            scale_weights(&mut a, cols, at, len, scales);
-        });
-        for i in 0..group {
-            let row = &mut a[i * cols..(i + 1) * cols];
-            part[i * size] = max(row);
-            part[i * size + 1] = exp_sub_sum(row, part[i * size]);
+        let mut all = Host::<f32>::scratch(heads * group * cols);
+        for from in (0..cols).step_by(PIECE) {
+            for (i, a) in all.chunks_exact_mut(group * cols).enumerate() {
+                let q = &qs[(g0 + i) * group * wide..][..group * wide];
+                k.runs(g0 + i, j0 + from, PIECE.min(cols - from), &mut buf, |at, len, run, scales| {
+                    let at = from + at;
+                    // SAFETY: the run is `len` rows of `wide`; q and a hold `group` rows, those of a from `at` on `len` more.
+                    unsafe { scores(run, len, q.as_ptr(), group, wide, a.as_mut_ptr().add(at), cols) }
+                    scale_weights(a, cols, at, len, scales);
+                });
+            }
         }
-        v.runs(g, j0, cols, &mut buf, |at, len, run, scales| {
-            scale_weights(&mut a, cols, at, len, scales);
-            // SAFETY: as above; part holds `group` rows of `size`, sums from 16 on.
-            unsafe { weighted(run, len, a.as_ptr().add(at), cols, group, wide, part.as_mut_ptr().add(16), size) }
-        });
+        for (row, part) in all.chunks_exact_mut(cols).zip(part.chunks_exact_mut(size)) {
+            part[0] = max(row);
+            part[1] = exp_sub_sum(row, part[0]);
+        }
+        for from in (0..cols).step_by(PIECE) {
+            let each = all.chunks_exact_mut(group * cols).zip(part.chunks_exact_mut(group * size));
+            for (i, (a, part)) in each.enumerate() {
+                v.runs(g0 + i, j0 + from, PIECE.min(cols - from), &mut buf, |at, len, run, scales| {
+                    let at = from + at;
+                    scale_weights(a, cols, at, len, scales);
+                    // SAFETY: as above; part holds `group` rows of `size`, sums from 16 on.
+                    unsafe {
+                        let (a, sums) = (a.as_ptr().add(at), part.as_mut_ptr().add(16));
+                        weighted(run, len, a, cols, group, wide, sums, size)
+                    }
+                });
+            }
+        }
     });
     let mut row = Host::<f32>::scratch(wide);
     for h in 0..n.h {

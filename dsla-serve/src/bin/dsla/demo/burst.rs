@@ -4,7 +4,7 @@ use super::plot;
 use crate::out;
 use anyhow::Result;
 use dsla_model::Model;
-use dsla_serve::{Engine, EngineConfig, Policy, Request, SamplingParams, StepReport, Threshold};
+use dsla_serve::{Engine, EngineConfig, Policy, Request, SamplingParams, Slo, StepReport};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -35,13 +35,10 @@ pub fn run(model: &Model, tokens: &[u32], prompts: usize, length: usize, out_dir
         tokens,
         prompts,
         length,
-        Policy::Threshold(Threshold {
-            queued_requests: 3,
-            prompt_tokens: 1024,
-            period: Duration::from_millis(500),
-            cooldown: Duration::from_millis(500),
-            step: 4,
-            ..Threshold::default()
+        Policy::Slo(Slo {
+            max_rate: 0.75,
+            cooldown: Duration::from_secs(2),
+            ..Slo::new(Duration::from_secs(2), Duration::from_secs(1))
         }),
     )?;
     println!("\n{:26} {:>12} {:>12} {:>8}", "", "teacher only", "adaptive", "ratio");
@@ -132,8 +129,8 @@ fn one(model: &Model, tokens: &[u32], prompts: usize, length: usize, policy: Pol
         times.push(w.join().map_err(|_| anyhow::anyhow!("demo: a client thread ended early"))??);
     }
     let seconds = start.elapsed().as_secs_f64();
-    // Calm again: a few short requests while the policy relaxes.
-    for i in 0..60 {
+    // Calm again: short requests until the late first tokens are forgotten and the policy relaxes.
+    for i in 0..120 {
         engine
             .submit(Request {
                 prompt: prompt(i, 64),
