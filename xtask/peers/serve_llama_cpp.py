@@ -2,19 +2,14 @@
 
 Prints `listening on http://HOST:PORT` once it does."""
 
-import argparse
 import threading
 
 import xllamacpp
+from server import arguments
 
 
 def main():
-    a = argparse.ArgumentParser()
-    a.add_argument("--model", required=True)
-    a.add_argument("--threads", type=int, required=True)
-    a.add_argument("--positions", type=int, required=True)
-    a.add_argument("--running", type=int, required=True)
-    a = a.parse_args()
+    a = arguments()
     p = xllamacpp.CommonParams()
     p.model.path = a.model
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = a.threads

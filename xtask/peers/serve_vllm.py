@@ -2,7 +2,6 @@
 
 Prints `listening on http://HOST:PORT` once it does. On SIGTERM it ends, and its engine with it."""
 
-import argparse
 import os
 import signal
 import socket
@@ -11,14 +10,11 @@ import sys
 import time
 import urllib.request
 
+from server import arguments
+
 
 def main():
-    a = argparse.ArgumentParser()
-    a.add_argument("--model", required=True)
-    a.add_argument("--threads", type=int, required=True)
-    a.add_argument("--positions", type=int, required=True)
-    a.add_argument("--running", type=int, required=True)
-    a = a.parse_args()
+    a = arguments()
     with open("/proc/cpuinfo") as f:
         flags = f.read()
     dtype = "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
