@@ -2,7 +2,7 @@
 //! the registers, so that every byte of the cache is read once.
 
 use crate::ops::softmax_attention::Int8Rows;
-use crate::simd::lanes::{Lanes, lanes};
+use crate::simd::lanes::{Lanes, Register, lanes, prefetch};
 use crate::vec::head_rows;
 use crate::{DType, Slice, View, bf16};
 
@@ -18,26 +18,6 @@ pub(crate) enum Rows<'a> {
 
 /// Columns that kernels take at once.
 pub(crate) const WIDE: usize = 32;
-
-/// The order of columns in which a kernel reads rows, and therefore wants q and gives sums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// As they lie in memory.
-    Plain,
-    /// bf16 come in pairs out of a register: first all even columns of 32, then all odd ones.
-    Pairs,
-}
-
-impl Order {
-    /// Where column c is.
-    #[inline(always)]
-    pub fn place(self, c: usize) -> usize {
-        match self {
-            Order::Plain => c,
-            Order::Pairs => c / WIDE * WIDE + c % 2 * 16 + c % WIDE / 2,
-        }
-    }
-}
 
 /// Consecutive rows as a kernel reads them, so many elements apart: D rounded up to 32 each.
 #[derive(Clone, Copy)]
@@ -90,16 +70,6 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The order in which kernels read these rows.
-    pub fn order(&self) -> Order {
-        match self {
-            Rows::Float([x, ..]) if x.dtype() == DType::BF16 && x.shape().dims()[2].is_multiple_of(WIDE) => {
-                Order::Pairs
-            }
-            _ => Order::Plain,
-        }
-    }
-
     /// Whether it holds bf16.
     pub fn is_bf16(&self) -> bool {
         matches!(self, Rows::Float([x, ..]) if x.dtype() == DType::BF16)
@@ -113,6 +83,30 @@ impl<'a> Rows<'a> {
             Slice::BF16(x) => Some(&x[(p.row * groups + g) * d..][..d]),
             _ => None,
         }
+    }
+
+    /// Where in memory the g-th of as many shares as there are kv heads begins, of `count` rows from j on: for whoever
+    /// asks for them ahead. Null where there is no row j or no kernel reads it in place.
+    pub fn share(&self, g: usize, j: usize, count: usize) -> *const u8 {
+        let Some(p) = self.pieces(j, 1).next() else { return std::ptr::null() };
+        let (start, head) = match self {
+            Rows::Float(pages) => {
+                let Some(x) = pages.get(p.page).filter(|x| p.row < x.shape().dims()[0]) else {
+                    return std::ptr::null();
+                };
+                let (row, d) = (x.shape().dims()[1] * x.shape().dims()[2], x.shape().dims()[2]);
+                match x.slice() {
+                    Slice::BF16(x) => (x[p.row * row..].as_ptr() as *const u8, 2 * d),
+                    Slice::F32(x) => (x[p.row * row..].as_ptr() as *const u8, 4 * d),
+                    _ => return std::ptr::null(),
+                }
+            }
+            Rows::Int8(pages) => {
+                let Some(x) = pages.get(p.page).filter(|x| p.row < x.len()) else { return std::ptr::null() };
+                (x.run(p.row, 0).0.as_ptr() as *const u8, x.wide())
+            }
+        };
+        start.wrapping_add(g * count * head)
     }
 
     /// Rows j..j + count of kv head g as runs f(first, rows, run, scales); `buf` holds what must be converted. Scales: of
@@ -177,10 +171,12 @@ pub(crate) fn scale_weights(
 
 /// Call a kernel of R heads (at most this many at a time) and a run's element type.
 macro_rules! heads {
-    ($group:expr, $most:expr, $run:expr, |$from:ident, $rows:ident, $ld:ident| $kernel:ident::<$v:ident>($($arg:expr),*)) => {
+    ($group:expr, $most:expr, $run:expr, |$from:ident, $rows:ident, $ld:ident| $kernel:ident::<$v:ty>($($arg:expr),*)) => {
         let mut $from = 0;
         while $from < $group {
-            let now = ($group - $from).min($most);
+            // As even as can be: four as two and two, not as three and one.
+            let left: usize = $group - $from;
+            let now = left.div_ceil(left.div_ceil($most));
             match (now, $run) {
                 (4, Run::F32($rows, $ld)) => $kernel::<$v, f32, 4>($($arg),*),
                 (3, Run::F32($rows, $ld)) => $kernel::<$v, f32, 3>($($arg),*),
@@ -202,47 +198,65 @@ macro_rules! heads {
 
 /// What a cache may hold, widened to f32 as it is read.
 trait Widen: Copy {
-    /// 32 columns, in the order of the rows' kind.
-    unsafe fn load<V: Lanes>(p: *const Self) -> [V; 2];
+    unsafe fn load<V: Register>(p: *const Self) -> V;
 }
 
 impl Widen for f32 {
     #[inline(always)]
-    unsafe fn load<V: Lanes>(p: *const f32) -> [V; 2] {
+    unsafe fn load<V: Register>(p: *const f32) -> V {
         // SAFETY: the caller's.
-        unsafe { [V::load(p), V::load(p.add(16))] }
+        unsafe { V::load(p) }
     }
 }
 
 impl Widen for i8 {
     #[inline(always)]
-    unsafe fn load<V: Lanes>(p: *const i8) -> [V; 2] {
+    unsafe fn load<V: Register>(p: *const i8) -> V {
         // SAFETY: the caller's.
-        unsafe { [V::widen_int8(p), V::widen_int8(p.add(16))] }
+        unsafe { V::widen_int8(p) }
     }
 }
 
 impl Widen for u16 {
     #[inline(always)]
-    unsafe fn load<V: Lanes>(p: *const u16) -> [V; 2] {
+    unsafe fn load<V: Register>(p: *const u16) -> V {
         // SAFETY: the caller's.
-        let (even, odd) = unsafe { V::widen_pairs(p) };
-        [even, odd]
+        unsafe { V::widen_bf16(p) }
     }
 }
 
+/// Heads at a time whose sums fit into registers: four keys' scores, or 32 columns of values.
+const fn most<V: Lanes>() -> usize {
+    if V::WIDE { 4 } else { 3 }
+}
+
+/// Rows to ask for: where none are known, those that are read anyway, so that loops need not tell.
+#[inline(always)]
+fn ahead<E>(next: *const u8, rows: *const E) -> *const E {
+    if next.is_null() { rows } else { next as *const E }
+}
+
+/// Ask for n elements from p on. A few at a time: what does not find a free place in the queue of misses is forgotten.
+#[inline(always)]
+fn prefetch_all<E>(p: *const E, n: usize) {
+    (0..n * size_of::<E>()).step_by(64).for_each(|at| prefetch((p as *const u8).wrapping_add(at)));
+}
+
 lanes! {
-    /// a[h * lda + j] = q_h . k_j for the rows of a run. q: [group, d]; d a multiple of 32.
-    pub(crate) unsafe fn scores<V>(run: Run, len: usize, q: *const f32, group: usize, d: usize, a: *mut f32, lda: usize) {
+    /// a[h * lda + j] = q_h . k_j for the rows of a run. q: [group, d]; d a multiple of 32. `next`: where
+    /// memory begins that is read after these rows, as much as theirs of one head; it is asked for meanwhile. Null: none.
+    pub(crate) unsafe fn scores<V>(run: Run, len: usize, q: *const f32, group: usize, d: usize, a: *mut f32, lda: usize, next: *const u8) {
         // SAFETY: the caller's.
         unsafe {
-            heads!(group, 4, run, |h, rows, ld| scores_of::<V>(rows, ld, len, q.add(h * d), d, a.add(h * lda), lda));
+            heads!(group, most::<V>(), run, |h, rows, ld| scores_of::<V::Register>(
+                rows, ld, len, q.add(h * d), d, a.add(h * lda), lda, ahead(next, rows)
+            ));
         }
     }
 }
 
 #[inline(always)]
-unsafe fn scores_of<V: Lanes, E: Widen, const R: usize>(
+unsafe fn scores_of<V: Register, E: Widen, const R: usize>(
     rows: *const E,
     ld: usize,
     len: usize,
@@ -250,26 +264,23 @@ unsafe fn scores_of<V: Lanes, E: Widen, const R: usize>(
     d: usize,
     a: *mut f32,
     lda: usize,
+    next: *const E,
 ) {
     // SAFETY: the caller's: `len` rows of d elements, `ld` apart; R rows of q and of a.
     unsafe {
         let mut j = 0;
-        // Sums across lanes are long chains: four keys' at once.
+        // Sums across lanes are long chains, and every load of q serves all keys: four at once.
         while j + 4 <= len {
-            let mut acc = [[V::splat(0.0); 4]; R];
-            for i in 0..4 {
-                let one = key::<V, E, R>(rows.add((j + i) * ld), q, d);
-                (0..R).for_each(|r| acc[r][i] = one[r]);
-            }
+            let acc = keys::<V, E, R, 4>(rows.add(j * ld), ld, q, d, next.wrapping_add(j * d));
             (0..R).for_each(|r| V::sum4(acc[r], a.add(r * lda + j)));
             j += 4;
         }
         while j < len {
-            let one = key::<V, E, R>(rows.add(j * ld), q, d);
+            let acc = keys::<V, E, R, 1>(rows.add(j * ld), ld, q, d, next.wrapping_add(j * d));
             let mut four = [0.0; 4];
             for r in 0..R {
                 // As above, so that a key's bits do not depend on its place.
-                V::sum4([one[r]; 4], four.as_mut_ptr());
+                V::sum4([acc[r][0]; 4], four.as_mut_ptr());
                 *a.add(r * lda + j) = four[0];
             }
             j += 1;
@@ -277,18 +288,28 @@ unsafe fn scores_of<V: Lanes, E: Widen, const R: usize>(
     }
 }
 
-/// Lane sums of one key with R queries.
+/// Lane sums of K keys with R queries.
 #[inline(always)]
-unsafe fn key<V: Lanes, E: Widen, const R: usize>(row: *const E, q: *const f32, d: usize) -> [V; R] {
+unsafe fn keys<V: Register, E: Widen, const R: usize, const K: usize>(
+    rows: *const E,
+    ld: usize,
+    q: *const f32,
+    d: usize,
+    next: *const E,
+) -> [[V; K]; R] {
     // SAFETY: the caller's.
     unsafe {
-        let mut acc = [V::splat(0.0); R];
+        let mut acc = [[V::splat(0.0); K]; R];
         let mut c = 0;
         while c < d {
-            let k: [V; 2] = E::load(row.add(c));
-            for p in 0..2 {
-                for r in 0..R {
-                    acc[r] = acc[r].fma(k[p], V::load(q.add(r * d + c + 16 * p)));
+            for at in (c..c + WIDE).step_by(V::LANES) {
+                prefetch_all(next.wrapping_add(at * K), K * V::LANES);
+                // All of it fits into sixteen registers: four keys' sums for three heads, three of q, one of keys.
+                let mut qs = [V::splat(0.0); R];
+                (0..R).for_each(|r| qs[r] = V::load(q.add(r * d + at)));
+                for i in 0..K {
+                    let k: V = E::load(rows.add(i * ld + at));
+                    (0..R).for_each(|r| acc[r][i] = acc[r][i].fma(k, qs[r]));
                 }
             }
             c += WIDE;
@@ -298,19 +319,19 @@ unsafe fn key<V: Lanes, E: Widen, const R: usize>(row: *const E, q: *const f32, 
 }
 
 lanes! {
-    /// out[h * ldo..] += sum_j a[h * lda + j] v_j for the rows of a run; d a multiple of 32.
-    pub(crate) unsafe fn weighted<V>(run: Run, len: usize, a: *const f32, lda: usize, group: usize, d: usize, out: *mut f32, ldo: usize) {
+    /// out[h * ldo..] += sum_j a[h * lda + j] v_j for the rows of a run; d a multiple of 32. `next` as for [`scores`].
+    pub(crate) unsafe fn weighted<V>(run: Run, len: usize, a: *const f32, lda: usize, group: usize, d: usize, out: *mut f32, ldo: usize, next: *const u8) {
         // SAFETY: the caller's.
         unsafe {
-            // Four sums of 32 columns each do not fit into 16 registers.
-            let most = if V::WIDE { 4 } else { 2 };
-            heads!(group, most, run, |h, rows, ld| weighted_of::<V>(rows, ld, len, a.add(h * lda), lda, d, out.add(h * ldo), ldo));
+            heads!(group, most::<V>(), run, |h, rows, ld| weighted_of::<V::Register>(
+                rows, ld, len, a.add(h * lda), lda, d, out.add(h * ldo), ldo, ahead(next, rows)
+            ));
         }
     }
 }
 
 #[inline(always)]
-unsafe fn weighted_of<V: Lanes, E: Widen, const R: usize>(
+unsafe fn weighted_of<V: Register, E: Widen, const R: usize>(
     rows: *const E,
     ld: usize,
     len: usize,
@@ -319,6 +340,7 @@ unsafe fn weighted_of<V: Lanes, E: Widen, const R: usize>(
     d: usize,
     out: *mut f32,
     ldo: usize,
+    next: *const E,
 ) {
     // SAFETY: the caller's: `len` rows of d elements, `ld` apart; R rows of a and of out.
     unsafe {
@@ -326,10 +348,28 @@ unsafe fn weighted_of<V: Lanes, E: Widen, const R: usize>(
         while c < d {
             // One head takes 64 columns where there are that many: enough sums in flight.
             if R == 1 && c + 2 * WIDE <= d {
-                columns::<V, E, R, 2>(rows.add(c), ld, len, a, lda, out.add(c), ldo);
+                columns::<V, E, R, 2>(
+                    rows.add(c),
+                    ld,
+                    len,
+                    a,
+                    lda,
+                    out.add(c),
+                    ldo,
+                    next.wrapping_add(c * len),
+                );
                 c += 2 * WIDE;
             } else {
-                columns::<V, E, R, 1>(rows.add(c), ld, len, a, lda, out.add(c), ldo);
+                columns::<V, E, R, 1>(
+                    rows.add(c),
+                    ld,
+                    len,
+                    a,
+                    lda,
+                    out.add(c),
+                    ldo,
+                    next.wrapping_add(c * len),
+                );
                 c += WIDE;
             }
         }
@@ -338,7 +378,7 @@ unsafe fn weighted_of<V: Lanes, E: Widen, const R: usize>(
 
 /// [`weighted_of`] for P times 32 columns.
 #[inline(always)]
-unsafe fn columns<V: Lanes, E: Widen, const R: usize, const P: usize>(
+unsafe fn columns<V: Register, E: Widen, const R: usize, const P: usize>(
     rows: *const E,
     ld: usize,
     len: usize,
@@ -346,31 +386,27 @@ unsafe fn columns<V: Lanes, E: Widen, const R: usize, const P: usize>(
     lda: usize,
     out: *mut f32,
     ldo: usize,
+    next: *const E,
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let mut acc = [[[V::splat(0.0); 2]; P]; R];
+        let count = P * WIDE / V::LANES;
+        // As many as 64 columns are in registers of eight lanes; `count` of them are used.
+        let mut acc = [[V::splat(0.0); 2 * WIDE / 8]; R];
         for r in 0..R {
-            for p in 0..P {
-                let at = out.add(r * ldo + WIDE * p);
-                acc[r][p] = [V::load(at), V::load(at.add(16))];
-            }
+            (0..count).for_each(|i| acc[r][i] = V::load(out.add(r * ldo + i * V::LANES)));
         }
         for j in 0..len {
-            for p in 0..P {
-                let v: [V; 2] = E::load(rows.add(j * ld + WIDE * p));
-                for r in 0..R {
-                    let w = V::splat(*a.add(r * lda + j));
-                    acc[r][p] = [acc[r][p][0].fma(v[0], w), acc[r][p][1].fma(v[1], w)];
-                }
+            prefetch_all(next.wrapping_add(j * P * WIDE), P * WIDE);
+            let mut w = [V::splat(0.0); R];
+            (0..R).for_each(|r| w[r] = V::splat(*a.add(r * lda + j)));
+            for i in 0..count {
+                let v: V = E::load(rows.add(j * ld + i * V::LANES));
+                (0..R).for_each(|r| acc[r][i] = acc[r][i].fma(v, w[r]));
             }
         }
         for r in 0..R {
-            for p in 0..P {
-                let at = out.add(r * ldo + WIDE * p);
-                acc[r][p][0].store(at);
-                acc[r][p][1].store(at.add(16));
-            }
+            (0..count).for_each(|i| acc[r][i].store(out.add(r * ldo + i * V::LANES)));
         }
     }
 }

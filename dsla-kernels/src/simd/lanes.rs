@@ -1,11 +1,46 @@
 //! Sixteen f32 lanes on every instruction set: a kernel is written once over [`Lanes`] and compiled for each, so what is
 //! tested on one machine is what runs on another but for these one-instruction methods.
 
+/// One register of f32, for kernels that need to know how many there are: [`Lanes`] may be two.
+///
+/// # Safety
+/// Of every method: the instruction set must be there, and the pointers good for what is read or written.
+pub(crate) trait Register: Copy {
+    /// 8 or 16.
+    const LANES: usize;
+
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(p: *const f32) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    /// self + a b.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// The sums of four, stored side by side.
+    unsafe fn sum4(x: [Self; 4], p: *mut f32);
+    /// Int8 as f32.
+    unsafe fn widen_int8(p: *const i8) -> Self;
+    /// bf16 as f32.
+    unsafe fn widen_bf16(p: *const u16) -> Self;
+}
+
+/// Ask for the line at p, which need not be memory of ours: it is read soon.
+#[inline(always)]
+pub(crate) fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of the baseline, and never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p as *const i8)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Sixteen f32.
 ///
 /// # Safety
 /// Of every method: the instruction set must be there, and the pointers good for what is read or written.
 pub(crate) trait Lanes: Copy {
+    /// What they are made of.
+    type Register: Register;
     /// Which of sixteen lanes are touched.
     type Mask: Copy;
     /// Registers for 12 rows by 2 vectors of sums, against 6 rows by 1.
@@ -21,8 +56,6 @@ pub(crate) trait Lanes: Copy {
     /// self + a b.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     unsafe fn add(self, b: Self) -> Self;
-    /// The sums of four, stored side by side.
-    unsafe fn sum4(x: [Self; 4], p: *mut f32);
     /// self + a_1 b_1 + a_2 b_2 for sixteen pairs b of bf16 and one pair a, the first of which is its low half.
     #[inline(always)]
     unsafe fn dot_pairs(self, a: u32, b: *const u16) -> Self {
@@ -33,8 +66,6 @@ pub(crate) trait Lanes: Copy {
             self.fma(first, half(a << 16)).fma(second, half(a & 0xffff_0000))
         }
     }
-    /// Sixteen int8 as f32.
-    unsafe fn widen_int8(p: *const i8) -> Self;
     /// Sixteen pairs of bf16 as f32: the first of each pair, the second of each.
     unsafe fn widen_pairs(p: *const u16) -> (Self, Self);
 }
@@ -54,9 +85,8 @@ pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
 #[derive(Clone, Copy)]
 pub(crate) struct Portable([f32; 16]);
 
-impl Lanes for Portable {
-    type Mask = usize;
-    const WIDE: bool = false;
+impl Register for Portable {
+    const LANES: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
@@ -71,6 +101,68 @@ impl Lanes for Portable {
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: the caller's.
         unsafe { *(p as *mut [f32; 16]) = self.0 }
+    }
+    #[inline(always)]
+    unsafe fn fma(mut self, a: Self, b: Self) -> Self {
+        (0..16).for_each(|l| self.0[l] += a.0[l] * b.0[l]);
+        self
+    }
+    #[inline(always)]
+    unsafe fn sum4(x: [Self; 4], p: *mut f32) {
+        // SAFETY: the caller's, for four elements.
+        (0..4).for_each(|i| unsafe { *p.add(i) = tree(x[i].0) });
+    }
+    #[inline(always)]
+    unsafe fn widen_int8(p: *const i8) -> Self {
+        let mut v = [0.0; 16];
+        // SAFETY: the caller's, for 16 elements.
+        (0..16).for_each(|l| v[l] = unsafe { *p.add(l) } as f32);
+        Portable(v)
+    }
+    #[inline(always)]
+    unsafe fn widen_bf16(p: *const u16) -> Self {
+        let mut v = [0.0; 16];
+        // SAFETY: the caller's, for 16 elements.
+        (0..16).for_each(|l| v[l] = f32::from_bits((unsafe { *p.add(l) } as u32) << 16));
+        Portable(v)
+    }
+}
+
+impl Lanes for Portable {
+    type Register = Self;
+    type Mask = usize;
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: the caller's, here and below.
+        unsafe { Register::splat(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Register::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { Register::store(self, p) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Register::fma(self, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
+        let (mut a, mut b) = ([0.0; 16], [0.0; 16]);
+        for l in 0..16 {
+            // SAFETY: the caller's, for 32 elements.
+            let pair = unsafe { [*p.add(2 * l), *p.add(2 * l + 1)] };
+            a[l] = f32::from_bits((pair[0] as u32) << 16);
+            b[l] = f32::from_bits((pair[1] as u32) << 16);
+        }
+        (Portable(a), Portable(b))
     }
     #[inline(always)]
     unsafe fn mask(lanes: usize) -> usize {
@@ -89,37 +181,9 @@ impl Lanes for Portable {
         (0..m).for_each(|l| unsafe { *p.add(l) = self.0[l] });
     }
     #[inline(always)]
-    unsafe fn fma(mut self, a: Self, b: Self) -> Self {
-        (0..16).for_each(|l| self.0[l] += a.0[l] * b.0[l]);
-        self
-    }
-    #[inline(always)]
     unsafe fn add(mut self, b: Self) -> Self {
         (0..16).for_each(|l| self.0[l] += b.0[l]);
         self
-    }
-    #[inline(always)]
-    unsafe fn sum4(x: [Self; 4], p: *mut f32) {
-        // SAFETY: the caller's, for four elements.
-        (0..4).for_each(|i| unsafe { *p.add(i) = tree(x[i].0) });
-    }
-    #[inline(always)]
-    unsafe fn widen_int8(p: *const i8) -> Self {
-        let mut v = [0.0; 16];
-        // SAFETY: the caller's, for 16 elements.
-        (0..16).for_each(|l| v[l] = unsafe { *p.add(l) } as f32);
-        Portable(v)
-    }
-    #[inline(always)]
-    unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
-        let (mut a, mut b) = ([0.0; 16], [0.0; 16]);
-        for l in 0..16 {
-            // SAFETY: the caller's, for 32 elements.
-            let pair = unsafe { [*p.add(2 * l), *p.add(2 * l + 1)] };
-            a[l] = f32::from_bits((pair[0] as u32) << 16);
-            b[l] = f32::from_bits((pair[1] as u32) << 16);
-        }
-        (Portable(a), Portable(b))
     }
 }
 
@@ -128,14 +192,65 @@ pub(crate) use x86::{Avx2, Avx512, Avx512Bf16};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Lanes;
+    use super::{Lanes, Register};
     use std::arch::x86_64::*;
+
+    /// Eight.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Eight(__m256);
+
+    impl Register for Eight {
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the caller's, here and below.
+            Eight(unsafe { _mm256_set1_ps(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: the caller's.
+            Eight(unsafe { _mm256_loadu_ps(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: the caller's.
+            unsafe { _mm256_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: the caller's.
+            Eight(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn sum4(x: [Self; 4], p: *mut f32) {
+            // SAFETY: the caller's.
+            unsafe { sums_of(x.map(|x| x.0), p) }
+        }
+        #[inline(always)]
+        unsafe fn widen_int8(p: *const i8) -> Self {
+            // SAFETY: the caller's.
+            unsafe {
+                let v = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p as *const __m128i));
+                Eight(_mm256_cvtepi32_ps(v))
+            }
+        }
+        #[inline(always)]
+        unsafe fn widen_bf16(p: *const u16) -> Self {
+            // SAFETY: the caller's.
+            unsafe {
+                let v = _mm256_cvtepu16_epi32(_mm_loadu_si128(p as *const __m128i));
+                Eight(_mm256_castsi256_ps(_mm256_slli_epi32(v, 16)))
+            }
+        }
+    }
 
     /// Two registers of eight.
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(__m256, __m256);
 
     impl Lanes for Avx2 {
+        type Register = Eight;
         type Mask = (__m256i, __m256i);
         const WIDE: bool = false;
 
@@ -192,21 +307,6 @@ mod x86 {
             unsafe { Avx2(_mm256_add_ps(self.0, b.0), _mm256_add_ps(self.1, b.1)) }
         }
         #[inline(always)]
-        unsafe fn sum4(x: [Self; 4], p: *mut f32) {
-            // SAFETY: the caller's.
-            unsafe { sums_of(x.map(|x| _mm256_add_ps(x.0, x.1)), p) }
-        }
-        #[inline(always)]
-        unsafe fn widen_int8(p: *const i8) -> Self {
-            // SAFETY: the caller's.
-            unsafe {
-                let half = |p: *const i8| {
-                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p as *const __m128i)))
-                };
-                Avx2(half(p), half(p.add(8)))
-            }
-        }
-        #[inline(always)]
         unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
             // SAFETY: the caller's.
             unsafe {
@@ -236,9 +336,8 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(crate) struct Avx512(__m512);
 
-    impl Lanes for Avx512 {
-        type Mask = __mmask16;
-        const WIDE: bool = true;
+    impl Register for Avx512 {
+        const LANES: usize = 16;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
@@ -256,28 +355,9 @@ mod x86 {
             unsafe { _mm512_storeu_ps(p, self.0) }
         }
         #[inline(always)]
-        unsafe fn mask(lanes: usize) -> Self::Mask {
-            ((1u32 << lanes) - 1) as __mmask16
-        }
-        #[inline(always)]
-        unsafe fn load_masked(p: *const f32, m: Self::Mask) -> Self {
-            // SAFETY: the caller's; lanes that are off are not read.
-            Avx512(unsafe { _mm512_maskz_loadu_ps(m, p) })
-        }
-        #[inline(always)]
-        unsafe fn store_masked(self, p: *mut f32, m: Self::Mask) {
-            // SAFETY: the caller's; lanes that are off are not written.
-            unsafe { _mm512_mask_storeu_ps(p, m, self.0) }
-        }
-        #[inline(always)]
         unsafe fn fma(self, a: Self, b: Self) -> Self {
             // SAFETY: the caller's.
             Avx512(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
-        }
-        #[inline(always)]
-        unsafe fn add(self, b: Self) -> Self {
-            // SAFETY: the caller's.
-            Avx512(unsafe { _mm512_add_ps(self.0, b.0) })
         }
         #[inline(always)]
         unsafe fn sum4(x: [Self; 4], p: *mut f32) {
@@ -298,6 +378,41 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn widen_bf16(p: *const u16) -> Self {
+            // SAFETY: the caller's.
+            unsafe {
+                let v = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p as *const __m256i));
+                Avx512(_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)))
+            }
+        }
+    }
+
+    impl Lanes for Avx512 {
+        type Register = Self;
+        type Mask = __mmask16;
+        const WIDE: bool = true;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the caller's, here and below.
+            unsafe { Register::splat(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: the caller's.
+            unsafe { Register::load(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: the caller's.
+            unsafe { Register::store(self, p) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: the caller's.
+            unsafe { Register::fma(self, a, b) }
+        }
+        #[inline(always)]
         unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
             // SAFETY: the caller's.
             unsafe {
@@ -309,6 +424,25 @@ mod x86 {
                 )
             }
         }
+        #[inline(always)]
+        unsafe fn mask(lanes: usize) -> Self::Mask {
+            ((1u32 << lanes) - 1) as __mmask16
+        }
+        #[inline(always)]
+        unsafe fn load_masked(p: *const f32, m: Self::Mask) -> Self {
+            // SAFETY: the caller's; lanes that are off are not read.
+            Avx512(unsafe { _mm512_maskz_loadu_ps(m, p) })
+        }
+        #[inline(always)]
+        unsafe fn store_masked(self, p: *mut f32, m: Self::Mask) {
+            // SAFETY: the caller's; lanes that are off are not written.
+            unsafe { _mm512_mask_storeu_ps(p, m, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: the caller's.
+            Avx512(unsafe { _mm512_add_ps(self.0, b.0) })
+        }
     }
 
     /// [`Avx512`] with products of bf16.
@@ -316,23 +450,24 @@ mod x86 {
     pub(crate) struct Avx512Bf16(Avx512);
 
     impl Lanes for Avx512Bf16 {
+        type Register = Avx512;
         type Mask = __mmask16;
         const WIDE: bool = true;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             // SAFETY: the caller's, here and below.
-            Avx512Bf16(unsafe { Avx512::splat(x) })
+            Avx512Bf16(unsafe { Lanes::splat(x) })
         }
         #[inline(always)]
         unsafe fn load(p: *const f32) -> Self {
             // SAFETY: the caller's.
-            Avx512Bf16(unsafe { Avx512::load(p) })
+            Avx512Bf16(unsafe { Lanes::load(p) })
         }
         #[inline(always)]
         unsafe fn store(self, p: *mut f32) {
             // SAFETY: the caller's.
-            unsafe { self.0.store(p) }
+            unsafe { Lanes::store(self.0, p) }
         }
         #[inline(always)]
         unsafe fn mask(lanes: usize) -> Self::Mask {
@@ -352,17 +487,12 @@ mod x86 {
         #[inline(always)]
         unsafe fn fma(self, a: Self, b: Self) -> Self {
             // SAFETY: the caller's.
-            Avx512Bf16(unsafe { self.0.fma(a.0, b.0) })
+            Avx512Bf16(unsafe { Lanes::fma(self.0, a.0, b.0) })
         }
         #[inline(always)]
         unsafe fn add(self, b: Self) -> Self {
             // SAFETY: the caller's.
             Avx512Bf16(unsafe { self.0.add(b.0) })
-        }
-        #[inline(always)]
-        unsafe fn sum4(x: [Self; 4], p: *mut f32) {
-            // SAFETY: the caller's.
-            unsafe { Avx512::sum4(x.map(|x| x.0), p) }
         }
         #[inline(always)]
         unsafe fn dot_pairs(self, a: u32, b: *const u16) -> Self {
@@ -374,14 +504,9 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn widen_int8(p: *const i8) -> Self {
-            // SAFETY: the caller's.
-            Avx512Bf16(unsafe { Avx512::widen_int8(p) })
-        }
-        #[inline(always)]
         unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
             // SAFETY: the caller's.
-            let (a, b) = unsafe { Avx512::widen_pairs(p) };
+            let (a, b) = unsafe { Lanes::widen_pairs(p) };
             (Avx512Bf16(a), Avx512Bf16(b))
         }
     }

@@ -45,22 +45,20 @@ fn head(x: &Args, n: Dims, g: usize, states: [(&mut [f32], &mut [f32]); 2], dens
     out.fill(0.0);
     if n.w > 0 {
         let wide = n.d.next_multiple_of(WIDE);
-        let (mut q, mut sums) = (Host::<f32>::zeros(group * wide), Host::<f32>::scratch(group * wide));
+        let (mut q, mut sums) = (Host::<f32>::zeros(group * wide), Host::<f32>::zeros(group * wide));
         let scale = 1.0 / (n.d as f32).sqrt();
         let mut a = Host::<f32>::scratch(group * count);
         let mut buf = vec![];
-        // Window and sinks may be held in different dtypes, and each dtype has its order of columns.
+        for (q, from) in q.chunks_exact_mut(wide).zip(f32s(&x.q)[g * group * n.d..].chunks_exact(n.d)) {
+            q.iter_mut().zip(from).for_each(|(q, x)| *q = x * scale);
+        }
         let parts = |window, sink| [(window, first, near, 0), (sink, 0, sinks, near)];
         let (k, v, sink_k, sink_v) = ([x.k], [x.v], [x.sink_k], [x.sink_v]);
         for (rows, j, rows_len, to) in parts(Rows::Float(&k), Rows::Float(&sink_k)) {
-            let order = rows.order();
-            for (i, q) in q.chunks_exact_mut(wide).enumerate() {
-                let from = &f32s(&x.q)[(g * group + i) * n.d..][..n.d];
-                from.iter().enumerate().for_each(|(c, x)| q[order.place(c)] = x * scale);
-            }
             rows.runs(g, j, rows_len, &mut buf, |at, len, run, _| {
+                let a = a[to + at..].as_mut_ptr();
                 // SAFETY: the run is `len` rows of `wide`; q and a hold `group` rows, those of a `len` more from there on.
-                unsafe { scores(run, len, q.as_ptr(), group, wide, a.as_mut_ptr().add(to + at), count) }
+                unsafe { scores(run, len, q.as_ptr(), group, wide, a, count, std::ptr::null()) }
             });
         }
         for i in 0..group {
@@ -71,15 +69,14 @@ fn head(x: &Args, n: Dims, g: usize, states: [(&mut [f32], &mut [f32]); 2], dens
             weights[i] = log_weight(f32s(&x.mix)[h], f32s(&x.slope)[h], peaks[i]).exp();
         }
         for (rows, j, rows_len, from) in parts(Rows::Float(&v), Rows::Float(&sink_v)) {
-            let order = rows.order();
-            sums.fill(0.0);
             rows.runs(g, j, rows_len, &mut buf, |at, len, run, _| {
+                let (a, sums) = (a[from + at..].as_ptr(), sums.as_mut_ptr());
                 // SAFETY: as above; sums holds `group` rows of `wide`.
-                unsafe { weighted(run, len, a.as_ptr().add(from + at), count, group, wide, sums.as_mut_ptr(), wide) }
+                unsafe { weighted(run, len, a, count, group, wide, sums, wide, std::ptr::null()) }
             });
-            for (out, sums) in out.chunks_exact_mut(n.d).zip(sums.chunks_exact(wide)) {
-                out.iter_mut().enumerate().for_each(|(c, o)| *o += sums[order.place(c)]);
-            }
+        }
+        for (out, sums) in out.chunks_exact_mut(n.d).zip(sums.chunks_exact(wide)) {
+            out.copy_from_slice(&sums[..n.d]);
         }
     }
     for i in (0..group).rev() {
