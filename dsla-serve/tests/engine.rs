@@ -207,6 +207,30 @@ fn a_running_sequence_is_folded_and_goes_on() {
 }
 
 #[test]
+fn converted_under_load_and_the_teacher_again_when_idle() {
+    let model = adapted("tiny_tied");
+    let teacher = engine(&model, EngineConfig { policy: Policy::Fixed(0.0), ..EngineConfig::default() });
+    let ask = |n: usize| Request { prompt: prompt(n, 60), params: sampled(40, n as u64) };
+    let want: Vec<_> = (0..6).map(|n| run(&teacher, ask(n).prompt, ask(n).params)).collect();
+    // Two that wait are a load; one alone is none.
+    let threshold = Threshold { queued_requests: 2, prompt_tokens: 1000, step: 2, max_rate: 1.0, ..Threshold::default() };
+    let quick = Threshold { period: Duration::ZERO, cooldown: Duration::ZERO, ..threshold };
+    let config = EngineConfig { policy: Policy::Threshold(quick), max_running: 1, ..EngineConfig::default() };
+    let adaptive = engine(&model, config);
+    for _ in 0..2 {
+        let burst: Vec<_> = (0..6).map(|n| adaptive.submit(ask(n)).expect("accepted")).collect();
+        let usage = burst.into_iter().map(|g| g.wait().expect("a completion").usage.converted);
+        let converted: Vec<_> = usage.collect();
+        assert!(converted.contains(&2), "{converted:?}");
+        eventually("no layers converted", || adaptive.stats().converted_target == 0);
+        let mut alone = run(&adaptive, ask(3).prompt, ask(3).params);
+        alone.usage.cached_tokens = want[3].usage.cached_tokens;
+        assert_eq!(alone, want[3], "the teacher's tokens, to the last bit");
+    }
+    assert_eq!(adaptive.stats().kv_bytes, 0);
+}
+
+#[test]
 fn admission_counts_what_sequences_really_hold() {
     for rate in [0.0, 0.5, 1.0] {
         let model = adapted("tiny_tied");

@@ -115,6 +115,25 @@ fn serves_and_ends_at_either_signal() {
 }
 
 #[test]
+fn any_number_of_threads_says_the_same() {
+    let body = r#"{"prompt": [[1, 2, 3], [7, 5, 9, 4, 4, 31, 8], [40]], "max_tokens": 60, "ignore_eos": true, "seed": 3,
+        "temperature": 0.9, "return_token_ids": true}"#;
+    let says = |threads: &str| {
+        let s = serve(&["--policy", "fixed:0", "--threads", threads]);
+        let mut text = String::new();
+        s.ask("POST /v1/completions", body).read_to_string(&mut text).expect("an answer");
+        let (_, json) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text}"));
+        let answer: Value = serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let choices = answer["choices"].as_array().unwrap_or_else(|| panic!("{text}"));
+        choices.iter().map(|c| c["token_ids"].clone()).collect::<Vec<_>>()
+    };
+    let one = says("1");
+    assert!(one.len() == 3 && one.iter().all(|ids| ids.as_array().is_some_and(|ids| ids.len() == 60)), "{one:?}");
+    assert_eq!(one, says("2"));
+    assert_eq!(one, says("5"));
+}
+
+#[test]
 fn what_cannot_be_is_one_line() {
     let s = serve(&[]);
     let port = s.address.rsplit(':').next().expect("a port");

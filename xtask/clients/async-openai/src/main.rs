@@ -7,10 +7,13 @@ use async_openai::error::{ApiErrorResponse, OpenAIError};
 use async_openai::types::chat::{
     ChatCompletionRequestUserMessageArgs, ChatCompletionStreamOptions, ChatCompletionTool,
     ChatCompletionTools, CompletionUsage, CreateChatCompletionRequest, CreateChatCompletionRequestArgs,
-    FinishReason, FunctionObject, Prompt,
+    FinishReason, FunctionObject, Prompt, StopConfiguration,
 };
 use async_openai::types::completions::CreateCompletionRequestArgs;
 use futures::StreamExt;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 struct Checks {
     client: Client<OpenAIConfig>,
@@ -83,6 +86,67 @@ impl Checks {
         Ok(())
     }
 
+    /// Several choices: the same seed, the same texts.
+    async fn choices(&self) -> Result<()> {
+        let request = self.chat()?.n(3u8).temperature(1.0).seed(7).build()?;
+        let mut texts = [vec![], vec![]];
+        for texts in &mut texts {
+            let answer = self.client.chat().create(request.clone()).await?;
+            texts.extend(answer.choices.into_iter().map(|c| c.message.content));
+        }
+        let [first, again] = texts;
+        ensure!(first.len() == 3 && first == again, "got {first:?} and {again:?}");
+        ensure!(first[0] != first[1] || first[1] != first[2], "got {first:?}");
+        Ok(())
+    }
+
+    async fn logprobs(&self) -> Result<()> {
+        let answer = self.client.chat().create(self.chat()?.logprobs(true).top_logprobs(2u8).build()?).await?;
+        let choice = answer.choices.first().context("no choice")?;
+        let tokens = choice.logprobs.as_ref().and_then(|l| l.content.as_ref()).context("no logprobs")?;
+        let text: String = tokens.iter().map(|t| t.token.as_str()).collect();
+        ensure!(Some(text) == choice.message.content, "got {choice:?}");
+        for token in tokens {
+            ensure!(token.logprob <= 0.0 && token.top_logprobs.len() == 2, "got {token:?}");
+            ensure!(token.top_logprobs[0].token == token.token, "greedy takes the likeliest: {token:?}");
+        }
+        Ok(())
+    }
+
+    async fn stops(&self) -> Result<()> {
+        let mut args = CreateCompletionRequestArgs::default();
+        args.model(&self.model).prompt(Prompt::String("1, 2, 3, 4,".into())).max_tokens(24u32).temperature(0.0);
+        let request = args.stop(StopConfiguration::StringArray(vec!["never".into(), " 7".into()])).build()?;
+        let answer = self.client.completions().create(request).await?;
+        let text = &answer.choices.first().context("no choice")?.text;
+        ensure!(text.contains('6') && !text.contains('7'), "got {text:?}");
+        Ok(())
+    }
+
+    /// Who drops a stream closes the connection, and that ends the request.
+    async fn closing_cancels(&self, url: &str, key: &str) -> Result<()> {
+        let essay = "Write the longest story you can, with as many chapters as you like.";
+        let ask = ChatCompletionRequestUserMessageArgs::default().content(essay).build()?;
+        let request = self.chat()?.messages([ask.into()]).max_completion_tokens(2000u32).build()?;
+        let mut stream = self.client.chat().create_stream(request).await?;
+        for _ in 0..3 {
+            stream.next().await.context("the stream ended")??;
+        }
+        let running = state(url, key)?;
+        ensure!(running.contains("\"cancelled\":0") && running.contains("\"running\":1"), "got {running}");
+        drop(stream);
+        let start = Instant::now();
+        loop {
+            // The client's connection is a task of this runtime: it closes while we wait.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let now = state(url, key)?;
+            if now.contains("\"cancelled\":1") && now.contains("\"running\":0") {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < Duration::from_secs(60), "not cancelled in 60 s: {now}");
+        }
+    }
+
     /// Tools are taken, and an answer without a call is text.
     async fn tools(&self) -> Result<()> {
         let function = FunctionObject { name: "add".into(), ..FunctionObject::default() };
@@ -120,6 +184,15 @@ impl Checks {
     }
 }
 
+/// The answer to `GET /v1/dsla`.
+fn state(url: &str, key: &str) -> Result<String> {
+    let mut socket = TcpStream::connect(url.strip_prefix("http://").context("a URL")?)?;
+    write!(socket, "GET /v1/dsla HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {key}\r\n\r\n")?;
+    let mut text = String::new();
+    socket.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 fn client(url: &str, key: &str) -> Client<OpenAIConfig> {
     Client::with_config(OpenAIConfig::new().with_api_base(format!("{url}/v1")).with_api_key(key))
 }
@@ -133,8 +206,12 @@ async fn main() -> Result<()> {
     let whole = checks.whole().await.context("a whole chat")?;
     checks.streamed(whole).await.context("a streamed chat")?;
     checks.completion().await.context("a completion")?;
+    checks.choices().await.context("several choices")?;
+    checks.logprobs().await.context("logprobs")?;
+    checks.stops().await.context("stop strings")?;
+    checks.closing_cancels(url, key).await.context("a closed connection")?;
     checks.tools().await.context("tools")?;
     checks.errors(url).await.context("errors")?;
-    println!("models, chats whole and streamed, usage, completions, tools, errors: ok");
+    println!("models, chats whole and streamed, usage, completions, n, logprobs, stop, cancel, tools, errors: ok");
     Ok(())
 }
