@@ -213,7 +213,8 @@ fn converted_under_load_and_the_teacher_again_when_idle() {
     let ask = |n: usize| Request { prompt: prompt(n, 60), params: sampled(40, n as u64) };
     let want: Vec<_> = (0..6).map(|n| run(&teacher, ask(n).prompt, ask(n).params)).collect();
     // Two that wait are a load; one alone is none.
-    let threshold = Threshold { queued_requests: 2, prompt_tokens: 1000, step: 2, max_rate: 1.0, ..Threshold::default() };
+    let threshold =
+        Threshold { queued_requests: 2, prompt_tokens: 1000, step: 2, max_rate: 1.0, ..Threshold::default() };
     let quick = Threshold { period: Duration::ZERO, cooldown: Duration::ZERO, ..threshold };
     let config = EngineConfig { policy: Policy::Threshold(quick), max_running: 1, ..EngineConfig::default() };
     let adaptive = engine(&model, config);

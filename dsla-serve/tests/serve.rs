@@ -128,7 +128,10 @@ fn any_number_of_threads_says_the_same() {
         choices.iter().map(|c| c["token_ids"].clone()).collect::<Vec<_>>()
     };
     let one = says("1");
-    assert!(one.len() == 3 && one.iter().all(|ids| ids.as_array().is_some_and(|ids| ids.len() == 60)), "{one:?}");
+    assert!(
+        one.len() == 3 && one.iter().all(|ids| ids.as_array().is_some_and(|ids| ids.len() == 60)),
+        "{one:?}"
+    );
     assert_eq!(one, says("2"));
     assert_eq!(one, says("5"));
 }
