@@ -37,6 +37,11 @@ impl Message {
     }
 }
 
+/// A user's turn.
+pub fn user(content: impl Into<String>) -> Message {
+    Message::new("user", content)
+}
+
 /// A compiled template with the texts of its begin and end tokens.
 #[derive(Debug)]
 pub struct ChatTemplate {

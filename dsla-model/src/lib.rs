@@ -16,7 +16,7 @@ mod tokens;
 pub mod weights;
 
 pub use adapter::{Adapter, PrefixQuality};
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, Message, user};
 pub use config::{Config, Rope, RopeKind};
 pub use decode::GraphDecoder;
 pub use dsla_core as core;

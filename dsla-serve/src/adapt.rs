@@ -73,6 +73,11 @@ pub enum Policy {
 pub type Custom = Box<dyn FnMut(&Load, usize) -> usize + Send>;
 
 impl Policy {
+    /// [`Policy::Slo`] with these goals for the time to the first token and per token after it.
+    pub fn slo(ttft: Duration, tpot: Duration) -> Policy {
+        Policy::Slo(Slo::new(ttft, tpot))
+    }
+
     /// A policy of your own: from the load and the current target to the wanted one. It runs on the engine thread
     /// before each step, so it has to be quick; the ladder bounds its answer.
     pub fn custom(decide: impl FnMut(&Load, usize) -> usize + Send + 'static) -> Policy {

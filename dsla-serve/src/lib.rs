@@ -5,16 +5,15 @@
 //! load into a target, new sequences start there, running ones are folded up to it without losing their past.
 //!
 //! ```no_run
-//! use dsla_model::{DType, Device, Message, Model};
-//! use dsla_serve::{Engine, EngineConfig, Policy, SamplingParams, Threshold};
+//! use dsla_serve::{DType, Device, Engine, EngineConfig, Model, Policy, SamplingParams, user};
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let model = Model::load("models/smollm2", &Device::auto(), DType::BF16)?.with_adapter("adapters/smollm2-dsla")?;
-//! let policy = Policy::Threshold(Threshold::default());
-//! let engine = Engine::new(model, EngineConfig { policy, ..EngineConfig::default() })?;
-//! let question = Message::new("user", "Why is the sky blue?");
-//! for event in engine.chat(&[question], SamplingParams::default())? {
+//! // Goals for the time to the first token, and per token after it.
+//! let policy = Policy::slo(Duration::from_secs(2), Duration::from_millis(200));
+//! let engine = Engine::new(model, EngineConfig { policy, ..Default::default() })?;
+//! for event in engine.chat(&[user("Why is the sky blue?")], SamplingParams::default())? {
 //!     print!("{}", event?.text);
 //! }
 //! engine.shutdown(Duration::from_secs(10));
@@ -47,6 +46,9 @@ mod stop;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod worker;
+
+// What an embedder needs of the model, so that this crate alone will do.
+pub use dsla_model::{DType, Device, Message, Model, user};
 
 pub use adapt::{MemoryPressure, Policy, Slo, Threshold};
 pub use engine::{Engine, EngineConfig};

@@ -254,14 +254,14 @@ fn goals_missed_by_any_measure_raise_and_all_met_with_ease_lower() {
     assert_eq!(look(0, Some(199), Some(50)), 3, "half is not below half");
     assert_eq!(look(0, Some(199), Some(49)), 2);
     assert_eq!(look(0, None, None), 1, "nothing is slow");
-    assert!(Controller::new(Policy::Slo(Slo::new(ms(0), ms(1))), &ladder).is_err());
+    assert!(Controller::new(Policy::slo(ms(0), ms(1)), &ladder).is_err());
 }
 
 #[test]
 fn a_goal_missed_now_does_not_rest_and_one_missed_lately_does() {
     let ladder = Ladder::new(30, 30, &[], None);
     let ms = Duration::from_millis;
-    let mut c = Controller::new(Policy::Slo(Slo::new(ms(400), ms(100))), &ladder).expect("valid");
+    let mut c = Controller::new(Policy::slo(ms(400), ms(100)), &ladder).expect("valid");
     let mut look = |second: u64, wait, inter: Option<u64>| {
         c.observe(&Load {
             now: Duration::from_secs(second),
@@ -282,7 +282,7 @@ fn a_goal_missed_now_does_not_rest_and_one_missed_lately_does() {
 #[test]
 fn a_queue_converts_before_its_first_token_is_late() {
     let ladder = Ladder::new(30, 30, &[(24, 0.01), (30, 0.9)], Some(0.05));
-    let mut c = Controller::new(Policy::Slo(Slo::new(secs(2), secs(1))), &ladder).expect("valid");
+    let mut c = Controller::new(Policy::slo(secs(2), secs(1)), &ladder).expect("valid");
     let mut look = |ms: u64, prompt_tokens, prefill_tok_s, running| {
         let now = Duration::from_millis(ms);
         c.observe(&Load { now, prompt_tokens, prefill_tok_s, running, ..Load::default() })
@@ -322,7 +322,7 @@ fn delay_of_the_last(policy: Policy, arrivals: &[(u64, usize)]) -> (f64, usize) 
 fn a_load_between_the_two_capacities_is_kept_up_with() {
     // 6,000 tokens every 13 seconds for three minutes: 460 per second, where the teacher does 300 and the hybrid 600.
     let arrivals: Vec<(u64, usize)> = (0..14).map(|i| (i * 13_000, 6000)).collect();
-    let slo = || Policy::Slo(Slo::new(secs(2), secs(1)));
+    let slo = || Policy::slo(secs(2), secs(1));
     let (teacher, _) = delay_of_the_last(Policy::Fixed(0.0), &arrivals);
     let (adaptive, target) = delay_of_the_last(slo(), &arrivals);
     assert!(teacher > 90.0 && adaptive < 14.0, "{teacher} s and {adaptive} s");

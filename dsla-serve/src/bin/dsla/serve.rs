@@ -4,7 +4,7 @@ use crate::args::ModelArgs;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use dsla_serve::http::{Limits, Options, Server};
-use dsla_serve::{Engine, EngineConfig, MemoryPressure, Policy, Slo, Threshold};
+use dsla_serve::{Engine, EngineConfig, MemoryPressure, Policy, Threshold};
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -214,7 +214,7 @@ impl From<Named> for Policy {
             Named::Fixed(rate) => Policy::Fixed(rate),
             Named::Threshold => Policy::Threshold(Threshold::default()),
             Named::Memory(bytes) => Policy::Memory(MemoryPressure::new(bytes)),
-            Named::Slo(ttft, tpot) => Policy::Slo(Slo::new(ms(ttft), ms(tpot))),
+            Named::Slo(ttft, tpot) => Policy::slo(ms(ttft), ms(tpot)),
         }
     }
 }
