@@ -42,7 +42,7 @@ impl Progress {
             }
         } else if done == of || self.last.elapsed() > Duration::from_secs(5) {
             self.last = Instant::now();
-            eprintln!("{} {done}/{of} {note}", self.what);
+            eprintln!("{}", format!("{} {done}/{of} {note}", self.what).trim_end());
         }
     }
 }

@@ -147,12 +147,11 @@ impl Replay {
         let watch = Watch::start(&target).await;
         let mut tasks = tokio::task::JoinSet::new();
         let (begin, mut cut) = (Instant::now(), 0);
-        let last = arrivals.len() - 1;
+        let all = arrivals.len();
         let mut progress = out::Progress::new("sent");
         for (i, a) in arrivals.into_iter().enumerate() {
             let due = begin + Duration::from_secs_f64(a.at);
             tokio::time::sleep_until(due.into()).await;
-            progress.at(i, last);
             // Longer than the context: as much of the prompt as leaves room for the text.
             let generated = a.generated.min(room.saturating_sub(1)).max(1);
             let prompt = a.prompt.min(room.saturating_sub(generated)).max(1);
@@ -177,6 +176,7 @@ impl Replay {
                 outcome.count(prompt);
                 outcome
             });
+            progress.at(i + 1, all);
         }
         let outcomes = tasks.join_all().await;
         let seen = watch.map(|w| w.seen());
