@@ -1,5 +1,5 @@
 //! Decode attention over caches in pages that no processor cache holds, against reading the same bytes: `cargo run --release
-//! -p dsla-kernels --example decode -- THREADS [KEYS [SEQUENCES]]`. The machine has other work: medians, and both by turns.
+//! -p dsla-kernels --example decode -- THREADS [KEYS [SEQUENCES [MB]]]`. The machine has other work: medians, and both by turns.
 
 use dsla_kernels::case::Rng;
 use dsla_kernels::ops::softmax_attention::forward_pages;

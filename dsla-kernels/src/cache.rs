@@ -346,30 +346,13 @@ unsafe fn weighted_of<V: Register, E: Widen, const R: usize>(
     unsafe {
         let mut c = 0;
         while c < d {
+            let (rows, out, next) = (rows.add(c), out.add(c), next.wrapping_add(c * len));
             // One head takes 64 columns where there are that many: enough sums in flight.
             if R == 1 && c + 2 * WIDE <= d {
-                columns::<V, E, R, 2>(
-                    rows.add(c),
-                    ld,
-                    len,
-                    a,
-                    lda,
-                    out.add(c),
-                    ldo,
-                    next.wrapping_add(c * len),
-                );
+                columns::<V, E, R, 2>(rows, ld, len, a, lda, out, ldo, next);
                 c += 2 * WIDE;
             } else {
-                columns::<V, E, R, 1>(
-                    rows.add(c),
-                    ld,
-                    len,
-                    a,
-                    lda,
-                    out.add(c),
-                    ldo,
-                    next.wrapping_add(c * len),
-                );
+                columns::<V, E, R, 1>(rows, ld, len, a, lda, out, ldo, next);
                 c += WIDE;
             }
         }

@@ -1,19 +1,26 @@
 //! Sixteen f32 lanes on every instruction set: a kernel is written once over [`Lanes`] and compiled for each, so what is
 //! tested on one machine is what runs on another but for these one-instruction methods.
 
-/// One register of f32, for kernels that need to know how many there are: [`Lanes`] may be two.
+/// Some f32.
 ///
 /// # Safety
 /// Of every method: the instruction set must be there, and the pointers good for what is read or written.
-pub(crate) trait Register: Copy {
-    /// 8 or 16.
-    const LANES: usize;
-
+pub(crate) trait Vector: Copy {
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(p: *const f32) -> Self;
     unsafe fn store(self, p: *mut f32);
     /// self + a b.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+}
+
+/// One register of f32, for kernels that need to know how many there are: [`Lanes`] may be two.
+///
+/// # Safety
+/// Of every method: the instruction set must be there, and the pointers good for what is read or written.
+pub(crate) trait Register: Vector {
+    /// 8 or 16.
+    const LANES: usize;
+
     /// The sums of four, stored side by side.
     unsafe fn sum4(x: [Self; 4], p: *mut f32);
     /// Int8 as f32.
@@ -38,7 +45,7 @@ pub(crate) fn prefetch<T>(p: *const T) {
 ///
 /// # Safety
 /// Of every method: the instruction set must be there, and the pointers good for what is read or written.
-pub(crate) trait Lanes: Copy {
+pub(crate) trait Lanes: Vector {
     /// What they are made of.
     type Register: Register;
     /// Which of sixteen lanes are touched.
@@ -46,15 +53,10 @@ pub(crate) trait Lanes: Copy {
     /// Registers for 12 rows by 2 vectors of sums, against 6 rows by 1.
     const WIDE: bool;
 
-    unsafe fn splat(x: f32) -> Self;
-    unsafe fn load(p: *const f32) -> Self;
-    unsafe fn store(self, p: *mut f32);
     unsafe fn mask(lanes: usize) -> Self::Mask;
     /// Zero where the mask is off; nothing is read there.
     unsafe fn load_masked(p: *const f32, m: Self::Mask) -> Self;
     unsafe fn store_masked(self, p: *mut f32, m: Self::Mask);
-    /// self + a b.
-    unsafe fn fma(self, a: Self, b: Self) -> Self;
     unsafe fn add(self, b: Self) -> Self;
     /// self + a_1 b_1 + a_2 b_2 for sixteen pairs b of bf16 and one pair a, the first of which is its low half.
     #[inline(always)]
@@ -85,9 +87,7 @@ pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
 #[derive(Clone, Copy)]
 pub(crate) struct Portable([f32; 16]);
 
-impl Register for Portable {
-    const LANES: usize = 16;
-
+impl Vector for Portable {
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Portable([x; 16])
@@ -107,6 +107,11 @@ impl Register for Portable {
         (0..16).for_each(|l| self.0[l] += a.0[l] * b.0[l]);
         self
     }
+}
+
+impl Register for Portable {
+    const LANES: usize = 16;
+
     #[inline(always)]
     unsafe fn sum4(x: [Self; 4], p: *mut f32) {
         // SAFETY: the caller's, for four elements.
@@ -133,26 +138,6 @@ impl Lanes for Portable {
     type Mask = usize;
     const WIDE: bool = false;
 
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: the caller's, here and below.
-        unsafe { Register::splat(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: the caller's.
-        unsafe { Register::load(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the caller's.
-        unsafe { Register::store(self, p) }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, a: Self, b: Self) -> Self {
-        // SAFETY: the caller's.
-        unsafe { Register::fma(self, a, b) }
-    }
     #[inline(always)]
     unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
         let (mut a, mut b) = ([0.0; 16], [0.0; 16]);

@@ -1,15 +1,13 @@
 //! The registers of AVX2 and AVX-512.
 
-use super::{Lanes, Register};
+use super::{Lanes, Register, Vector};
 use std::arch::x86_64::*;
 
 /// Eight.
 #[derive(Clone, Copy)]
 pub(crate) struct Eight(__m256);
 
-impl Register for Eight {
-    const LANES: usize = 8;
-
+impl Vector for Eight {
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         // SAFETY: the caller's, here and below.
@@ -30,6 +28,11 @@ impl Register for Eight {
         // SAFETY: the caller's.
         Eight(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
     }
+}
+
+impl Register for Eight {
+    const LANES: usize = 8;
+
     #[inline(always)]
     unsafe fn sum4(x: [Self; 4], p: *mut f32) {
         // SAFETY: the caller's.
@@ -57,11 +60,7 @@ impl Register for Eight {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(__m256, __m256);
 
-impl Lanes for Avx2 {
-    type Register = Eight;
-    type Mask = (__m256i, __m256i);
-    const WIDE: bool = false;
-
+impl Vector for Avx2 {
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         // SAFETY: the caller's.
@@ -81,6 +80,18 @@ impl Lanes for Avx2 {
             _mm256_storeu_ps(p.add(8), self.1);
         }
     }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Avx2(_mm256_fmadd_ps(a.0, b.0, self.0), _mm256_fmadd_ps(a.1, b.1, self.1)) }
+    }
+}
+
+impl Lanes for Avx2 {
+    type Register = Eight;
+    type Mask = (__m256i, __m256i);
+    const WIDE: bool = false;
+
     #[inline(always)]
     unsafe fn mask(lanes: usize) -> Self::Mask {
         // SAFETY: the caller's.
@@ -103,11 +114,6 @@ impl Lanes for Avx2 {
             _mm256_maskstore_ps(p, m.0, self.0);
             _mm256_maskstore_ps(p.wrapping_add(8), m.1, self.1);
         }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, a: Self, b: Self) -> Self {
-        // SAFETY: the caller's.
-        unsafe { Avx2(_mm256_fmadd_ps(a.0, b.0, self.0), _mm256_fmadd_ps(a.1, b.1, self.1)) }
     }
     #[inline(always)]
     unsafe fn add(self, b: Self) -> Self {
@@ -142,9 +148,7 @@ unsafe fn sums_of(x: [__m256; 4], p: *mut f32) {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(__m512);
 
-impl Register for Avx512 {
-    const LANES: usize = 16;
-
+impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         // SAFETY: the caller's.
@@ -165,6 +169,11 @@ impl Register for Avx512 {
         // SAFETY: the caller's.
         Avx512(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
     }
+}
+
+impl Register for Avx512 {
+    const LANES: usize = 16;
+
     #[inline(always)]
     unsafe fn sum4(x: [Self; 4], p: *mut f32) {
         // SAFETY: the caller's; AVX-512 DQ has the upper half as f32.
@@ -195,26 +204,6 @@ impl Lanes for Avx512 {
     type Mask = __mmask16;
     const WIDE: bool = true;
 
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: the caller's, here and below.
-        unsafe { Register::splat(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: the caller's.
-        unsafe { Register::load(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the caller's.
-        unsafe { Register::store(self, p) }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, a: Self, b: Self) -> Self {
-        // SAFETY: the caller's.
-        unsafe { Register::fma(self, a, b) }
-    }
     #[inline(always)]
     unsafe fn widen_pairs(p: *const u16) -> (Self, Self) {
         // SAFETY: the caller's.
@@ -252,26 +241,34 @@ impl Lanes for Avx512 {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Bf16(Avx512);
 
+impl Vector for Avx512Bf16 {
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        // SAFETY: the caller's, here and below.
+        Avx512Bf16(unsafe { Vector::splat(x) })
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller's.
+        Avx512Bf16(unsafe { Vector::load(p) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { Vector::store(self.0, p) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller's.
+        Avx512Bf16(unsafe { Vector::fma(self.0, a.0, b.0) })
+    }
+}
+
 impl Lanes for Avx512Bf16 {
     type Register = Avx512;
     type Mask = __mmask16;
     const WIDE: bool = true;
 
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        // SAFETY: the caller's, here and below.
-        Avx512Bf16(unsafe { Lanes::splat(x) })
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: the caller's.
-        Avx512Bf16(unsafe { Lanes::load(p) })
-    }
-    #[inline(always)]
-    unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the caller's.
-        unsafe { Lanes::store(self.0, p) }
-    }
     #[inline(always)]
     unsafe fn mask(lanes: usize) -> Self::Mask {
         // SAFETY: the caller's.
@@ -286,11 +283,6 @@ impl Lanes for Avx512Bf16 {
     unsafe fn store_masked(self, p: *mut f32, m: Self::Mask) {
         // SAFETY: the caller's.
         unsafe { self.0.store_masked(p, m) }
-    }
-    #[inline(always)]
-    unsafe fn fma(self, a: Self, b: Self) -> Self {
-        // SAFETY: the caller's.
-        Avx512Bf16(unsafe { Lanes::fma(self.0, a.0, b.0) })
     }
     #[inline(always)]
     unsafe fn add(self, b: Self) -> Self {
