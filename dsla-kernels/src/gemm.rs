@@ -3,22 +3,30 @@
 
 use crate::simd::lanes::{Lanes, lanes};
 
-/// A strided read-only matrix: element (i, j) is `data[i * rs + j * cs]`.
+/// The left side of a product: a row-major matrix, `ld` elements from row to row, or its transpose.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a> {
-    pub data: &'a [f32],
-    pub rs: usize,
-    pub cs: usize,
+    data: &'a [f32],
+    ld: usize,
+    transposed: bool,
 }
 
 /// Row-major, `ld` elements from row to row.
 pub(crate) fn rows(data: &[f32], ld: usize) -> Mat<'_> {
-    Mat { data, rs: ld, cs: 1 }
+    Mat { data, ld, transposed: false }
 }
 
 /// The transpose of a row-major matrix.
 pub(crate) fn transposed(data: &[f32], ld: usize) -> Mat<'_> {
-    Mat { data, rs: 1, cs: ld }
+    Mat { data, ld, transposed: true }
+}
+
+impl Mat<'_> {
+    /// Whether there are m rows of k.
+    fn holds(&self, m: usize, k: usize) -> bool {
+        let (down, across) = if self.transposed { (k, m) } else { (m, k) };
+        (down - 1) * self.ld + across <= self.data.len()
+    }
 }
 
 /// What happens to the old content of C.
@@ -46,7 +54,7 @@ pub(crate) fn gemm(
         return;
     }
     if k > 0 {
-        assert!((m - 1) * a.rs + (k - 1) * a.cs < a.data.len(), "gemm: A is too short");
+        assert!(a.holds(m, k), "gemm: A is too short");
         assert!((k - 1) * ldb + n <= b.len(), "gemm: B is too short");
     }
     assert!((m - 1) * ldc + n <= c.len(), "gemm: C is too short");
@@ -83,7 +91,7 @@ pub(crate) fn product_panels(
     if m == 0 || n == 0 || k == 0 {
         return;
     }
-    assert!((m - 1) * a.rs + (k - 1) * a.cs < a.data.len(), "product_panels: A is too short");
+    assert!(a.holds(m, k), "product_panels: A is too short");
     assert!(n.div_ceil(16) * 16 * k <= b.len(), "product_panels: B is too short");
     assert!((m - 1) * ldc + n <= c.len(), "product_panels: C is too short");
     // SAFETY: the bounds of all three matrices were just checked.
@@ -106,9 +114,14 @@ pub(crate) unsafe fn gemm_raw(
     c: *mut f32,
     ldc: usize,
 ) {
-    let p = Product { k, a: a.data.as_ptr(), rs: a.rs, cs: a.cs, b, ldb, b_panel, c, ldc, into };
+    let p = Product { k, a: a.data.as_ptr(), lda: a.ld, b, ldb, b_panel, c, ldc, into };
     // SAFETY: the caller's.
-    unsafe { blocks(p, m, n) }
+    unsafe {
+        match a.transposed {
+            false => blocks(p, m, n),
+            true => blocks_transposed(p, m, n),
+        }
+    }
 }
 
 /// Where the operands are; moved along by [`Product::at`].
@@ -116,8 +129,7 @@ pub(crate) unsafe fn gemm_raw(
 struct Product {
     k: usize,
     a: *const f32,
-    rs: usize,
-    cs: usize,
+    lda: usize,
     b: *const f32,
     ldb: usize,
     b_panel: usize,
@@ -127,13 +139,20 @@ struct Product {
 }
 
 impl Product {
+    /// Element (r, t) of A, which is transposed with T.
+    #[inline(always)]
+    unsafe fn a<const T: bool>(&self, r: usize, t: usize) -> *const f32 {
+        // SAFETY: the caller's.
+        unsafe { if T { self.a.add(t * self.lda + r) } else { self.a.add(r * self.lda + t) } }
+    }
+
     /// From row i and column j (a multiple of 16) on.
     #[inline(always)]
-    unsafe fn at(&self, i: usize, j: usize) -> Product {
+    unsafe fn at<const T: bool>(&self, i: usize, j: usize) -> Product {
         // SAFETY: the caller's: inside m and n.
         unsafe {
             Product {
-                a: self.a.add(i * self.rs),
+                a: self.a::<T>(i, 0),
                 b: self.b.add(j / 16 * self.b_panel),
                 c: self.c.add(i * self.ldc + j),
                 ..*self
@@ -143,55 +162,72 @@ impl Product {
 }
 
 lanes! {
-    /// All of C by register tiles: 12 rows by 32 columns with 32 registers, 6 by 16 with 16 registers; a single row takes
-    /// 64 columns, so that enough sums are in flight. Every sum runs over k in order, whatever the tile.
     unsafe fn blocks<V>(p: Product, m: usize, n: usize) {
-        let mut j = 0;
-        while j < n {
-            let cols = match n - j {
-                64.. if m < 4 => 64,
-                17.. if V::WIDE => (n - j).min(32),
-                left => left.min(16),
-            };
-            let mut i = 0;
-            while i < m {
-                // SAFETY: rows i.. and columns j.. are inside m and n.
-                unsafe {
-                    let (at, left) = (p.at(i, j), m - i);
-                    i += match (cols, left) {
-                        (64, _) => tile::<V, 1, 4>(at, cols),
-                        (17.., 12..) => tile::<V, 12, 2>(at, cols),
-                        (17.., 4..) => tile::<V, 4, 2>(at, cols),
-                        (17.., _) => tile::<V, 1, 2>(at, cols),
-                        (_, 12..) if V::WIDE => tile::<V, 12, 1>(at, cols),
-                        (_, 6..) => tile::<V, 6, 1>(at, cols),
-                        (_, 4..) => tile::<V, 4, 1>(at, cols),
-                        (_, 2..) => tile::<V, 2, 1>(at, cols),
-                        _ => tile::<V, 1, 1>(at, cols),
-                    };
-                }
+        // SAFETY: the caller's.
+        unsafe { tiles::<V, false>(p, m, n) }
+    }
+}
+
+lanes! {
+    unsafe fn blocks_transposed<V>(p: Product, m: usize, n: usize) {
+        // SAFETY: the caller's.
+        unsafe { tiles::<V, true>(p, m, n) }
+    }
+}
+
+/// All of C by register tiles: 12 rows by 32 columns with 32 registers, 6 by 16 with 16 registers; a single row takes 64
+/// columns, so that enough sums are in flight. Every sum runs over k in order, whatever the tile. T: A is transposed.
+#[inline(always)]
+unsafe fn tiles<V: Lanes, const T: bool>(p: Product, m: usize, n: usize) {
+    let mut j = 0;
+    while j < n {
+        let cols = match n - j {
+            64.. if m < 4 => 64,
+            17.. if V::WIDE => (n - j).min(32),
+            left => left.min(16),
+        };
+        let mut i = 0;
+        while i < m {
+            // SAFETY: rows i.. and columns j.. are inside m and n.
+            unsafe {
+                let (at, left) = (p.at::<T>(i, j), m - i);
+                i += match (cols, left) {
+                    (64, _) => tile::<V, T, 1, 4>(at, cols),
+                    (17.., 12..) => tile::<V, T, 12, 2>(at, cols),
+                    (17.., 4..) => tile::<V, T, 4, 2>(at, cols),
+                    (17.., _) => tile::<V, T, 1, 2>(at, cols),
+                    (_, 12..) if V::WIDE => tile::<V, T, 12, 1>(at, cols),
+                    (_, 6..) => tile::<V, T, 6, 1>(at, cols),
+                    (_, 4..) => tile::<V, T, 4, 1>(at, cols),
+                    (_, 2..) => tile::<V, T, 2, 1>(at, cols),
+                    _ => tile::<V, T, 1, 1>(at, cols),
+                };
             }
-            j += cols;
         }
+        j += cols;
     }
 }
 
 /// R rows by P groups of 16 columns, the last of which may have fewer; returns R.
 #[inline(always)]
-unsafe fn tile<V: Lanes, const R: usize, const P: usize>(p: Product, cols: usize) -> usize {
+unsafe fn tile<V: Lanes, const T: bool, const R: usize, const P: usize>(p: Product, cols: usize) -> usize {
     // SAFETY: the caller's.
     unsafe {
         match cols == P * 16 {
-            true => sums::<V, R, P, true>(p, 16),
-            false => sums::<V, R, P, false>(p, cols - (P - 1) * 16),
+            true => sums::<V, T, R, P, true>(p, 16),
+            false => sums::<V, T, R, P, false>(p, cols - (P - 1) * 16),
         }
     }
     R
 }
 
+/// Steps along k per turn of a tile's loop: a step of 6 rows is 20 instructions, and counting and moving seven pointers
+/// after each would be a third more. Half of a core may be another's, and then instructions are what is short.
+const STEPS: usize = 4;
+
 /// The sums of a tile; without FULL, `tail` columns of the last group.
 #[inline(always)]
-unsafe fn sums<V: Lanes, const R: usize, const P: usize, const FULL: bool>(p: Product, tail: usize) {
+unsafe fn sums<V: Lanes, const T: bool, const R: usize, const P: usize, const FULL: bool>(p: Product, tail: usize) {
     // SAFETY: the caller of gemm_raw vouches for every element addressed; the mask keeps to the columns there are.
     unsafe {
         let mask = V::mask(tail);
@@ -204,20 +240,16 @@ unsafe fn sums<V: Lanes, const R: usize, const P: usize, const FULL: bool>(p: Pr
                 }
             }
         }
-        for t in 0..p.k {
-            let row = p.b.add(t * p.ldb);
-            let mut b = [V::splat(0.0); P];
-            for q in 0..P {
-                let at = row.add(q * p.b_panel);
-                b[q] = if FULL || q + 1 < P { V::load(at) } else { V::load_masked(at, mask) };
+        let mut t = 0;
+        while t + STEPS <= p.k {
+            for u in 0..STEPS {
+                step::<V, T, R, P, FULL>(&p, t + u, mask, &mut acc);
             }
-            let a = p.a.add(t * p.cs);
-            for r in 0..R {
-                let x = V::splat(*a.add(r * p.rs));
-                for q in 0..P {
-                    acc[r][q] = acc[r][q].fma(x, b[q]);
-                }
-            }
+            t += STEPS;
+        }
+        while t < p.k {
+            step::<V, T, R, P, FULL>(&p, t, mask, &mut acc);
+            t += 1;
         }
         for r in 0..R {
             for q in 0..P {
@@ -233,6 +265,31 @@ unsafe fn sums<V: Lanes, const R: usize, const P: usize, const FULL: bool>(p: Pr
                     };
                     v.store_masked(out, mask);
                 }
+            }
+        }
+    }
+}
+
+/// acc += A [R rows, t] B [t, P groups].
+#[inline(always)]
+unsafe fn step<V: Lanes, const T: bool, const R: usize, const P: usize, const FULL: bool>(
+    p: &Product,
+    t: usize,
+    mask: V::Mask,
+    acc: &mut [[V; P]; R],
+) {
+    // SAFETY: as for `sums`.
+    unsafe {
+        let row = p.b.add(t * p.ldb);
+        let mut b = [V::splat(0.0); P];
+        for q in 0..P {
+            let at = row.add(q * p.b_panel);
+            b[q] = if FULL || q + 1 < P { V::load(at) } else { V::load_masked(at, mask) };
+        }
+        for r in 0..R {
+            let x = V::splat(*p.a::<T>(r, t));
+            for q in 0..P {
+                acc[r][q] = acc[r][q].fma(x, b[q]);
             }
         }
     }

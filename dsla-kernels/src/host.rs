@@ -11,6 +11,8 @@ const KEEP: usize = 128 << 20;
 #[derive(Debug)]
 pub(crate) struct Host<T: Kept> {
     data: Vec<T>,
+    /// Where the elements begin, on a line of the cache: a vector that lies across two costs twice.
+    start: usize,
     /// The capacity it was made with, all of it initialised; 0 for memory that came from elsewhere.
     class: usize,
 }
@@ -41,6 +43,9 @@ macro_rules! kept {
 }
 kept!(f32: F32, f64: F64, u32: U32, half::bf16: BF16, half::f16: F16);
 
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
 /// Sizes that share memory: a quarter of a power of two apart.
 fn class(len: usize) -> usize {
     let step = (len.max(64).next_power_of_two() / 8).max(16);
@@ -50,7 +55,7 @@ fn class(len: usize) -> usize {
 impl<T: Kept> Host<T> {
     /// `len` elements with whatever they last held: to be written before anyone reads them.
     pub fn scratch(len: usize) -> Host<T> {
-        let class = class(len);
+        let class = class(len) + LINE / size_of::<T>();
         let kept = T::pool().try_with(|pool| {
             let pool = &mut *pool.borrow_mut();
             let data = pool.free.iter_mut().find(|(c, _)| *c == class)?.1.pop()?;
@@ -62,9 +67,10 @@ impl<T: Kept> Host<T> {
             _ => vec![T::default(); class],
         };
         debug_assert_eq!(data.capacity(), class);
+        let start = data.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
         // SAFETY: all `class` elements were initialised when the memory was made, and plain values stay so.
-        unsafe { data.set_len(len) };
-        Host { data, class }
+        unsafe { data.set_len(start + len) };
+        Host { data, start, class }
     }
 
     /// `len` times `x`.
@@ -86,13 +92,13 @@ impl<T: Kept> Host<T> {
 
     /// Drop the first n elements.
     pub fn drop_front(&mut self, n: usize) {
-        self.data.drain(..n);
+        self.data.drain(self.start..self.start + n);
     }
 }
 
 impl<T: Kept> From<Vec<T>> for Host<T> {
     fn from(data: Vec<T>) -> Host<T> {
-        Host { data, class: 0 }
+        Host { data, start: 0, class: 0 }
     }
 }
 
@@ -129,13 +135,13 @@ impl<T: Kept> Drop for Host<T> {
 impl<T: Kept> Deref for Host<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.data
+        &self.data[self.start..]
     }
 }
 
 impl<T: Kept> DerefMut for Host<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.data
+        &mut self.data[self.start..]
     }
 }
 
@@ -166,7 +172,7 @@ mod tests {
         drop(Host::from(vec![1u32; 64]));
         assert_eq!(kept(), before);
         drop(Host::<u32>::scratch(64));
-        assert_eq!(kept(), before + 256);
+        assert_eq!(kept(), before + 256 + 64);
         let mut front = Host::from(vec![1u32, 2, 3]);
         front.drop_front(2);
         assert_eq!(&*front, [3]);

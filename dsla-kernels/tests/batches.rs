@@ -1,5 +1,5 @@
-//! On the GPU a row's product is the same, bit for bit, in every batch of up to 16 rows (f32: 8) and in every larger one:
-//! what a sequence generates must not depend on what else the engine decodes.
+//! A row's product is the same, bit for bit, in every batch (on the GPU in every one of up to 16 rows, f32: 8, and in every
+//! larger one): what a sequence generates must not depend on what else the engine decodes.
 
 mod common;
 #[path = "common/cuda.rs"]
@@ -10,6 +10,30 @@ use dsla_kernels::case::Rng;
 use dsla_kernels::ops::linear::{self, Into, Packed};
 use dsla_kernels::{DType, Device, Tensor};
 use ptxsim_cuda::Options;
+
+#[test]
+fn nor_does_it_on_the_cpu() {
+    let _lock = serial();
+    let (most, n, k) = (131, 100, 1300);
+    let mut rng = Rng::new(7);
+    let (x, old) = (rng.tensor(&[most, k], 1.0, DType::F32), rng.tensor(&[most, n], 1.0, DType::F32));
+    let bias = rng.tensor(&[n], 1.0, DType::F32);
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
+        let w = Packed::new(rng.tensor(&[n, k], 0.1, dtype).view()).unwrap();
+        for (into, bias) in [(Into::Store, None), (Into::Add, None), (Into::Store, Some(bias.view())), (Into::Add, Some(bias.view()))] {
+            let product = |first: usize, rows: usize| {
+                let mut y = Tensor::from_f32([rows, n], old.f32()[first * n..(first + rows) * n].to_vec());
+                linear::forward(x.rows(first, first + rows), &w, bias, into, y.view_mut()).unwrap();
+                y.f32().to_vec()
+            };
+            let all = product(0, most);
+            for (first, rows) in [(0, 1), (7, 1), (0, 3), (5, 8), (0, 23), (1, 24), (3, 70)] {
+                let want = &all[first * n..(first + rows) * n];
+                assert!(product(first, rows) == want, "{dtype}: {rows} rows from {first}, {into:?}, bias {}", bias.is_some());
+            }
+        }
+    }
+}
 
 #[test]
 fn a_row_does_not_depend_on_its_batch() {

@@ -1,6 +1,6 @@
 //! The CPU path: panels of 16 outputs in parallel, every output summed by one thread in one order.
 
-use super::pack::{Line, LineBf16, LineF32, Packed, Panels};
+use super::pack::{LineBf16, LineF32, Packed, Panels};
 #[cfg(target_arch = "x86_64")]
 use super::x86::Tiles;
 use super::Into;
@@ -11,6 +11,7 @@ use crate::simd::lanes::{Lanes, lanes};
 use crate::simd::{Level, level};
 use crate::multiversion;
 use crate::host::Host;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 /// Rows of x per task: 256 rows of bf16 at K = 1536 are 768 KB, inside a core's L2.
@@ -61,7 +62,7 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
                 let half_k = ld / 2;
                 for p in p0..p1 {
                     let sink = Sink { cols: (p * 16, (p * 16 + 16).min(n)), ..sink };
-                    many_rows(x, *ld, &lines[p * half_k..(p + 1) * half_k], p, &sink);
+                    many_rows(x, *ld, &lines[p * half_k..(p + 1) * half_k], &sink);
                 }
             }
             (Panels::BF16(lines), Operand::Rows(x, ld)) => {
@@ -150,6 +151,25 @@ pub(super) struct Sink<'a> {
 }
 
 impl Sink<'_> {
+    /// Row r of the block, of which it owns `cols`.
+    #[inline(always)]
+    fn at(&self, r: usize) -> *mut f32 {
+        debug_assert!(r <= self.rows.1);
+        // SAFETY: the block is inside y.
+        unsafe { self.y.get().add(r * self.n + self.cols.0) }
+    }
+
+    /// To a block of finished sums.
+    fn add_bias(&self) {
+        let Some(b) = self.bias else { return };
+        let b = &b[self.cols.0..self.cols.1];
+        for r in self.rows.0..self.rows.1 {
+            // SAFETY: the block is inside y and owned by this task.
+            let row = unsafe { std::slice::from_raw_parts_mut(self.at(r), b.len()) };
+            row.iter_mut().zip(b).for_each(|(y, b)| *y += b);
+        }
+    }
+
     /// Store `len` sums for row r from column c on, with bias and residual. Columns past the edge are dropped.
     #[inline(always)]
     pub fn put(&self, r: usize, c: usize, sums: &[f32]) {
@@ -170,55 +190,57 @@ impl Sink<'_> {
 /// x: rows of k elements, `ld` apart; panels: k lines of 16 for every 16 columns of the sink.
 fn f32_block(x: &[f32], ld: usize, k: usize, panels: *const f32, sink: &Sink) {
     let ((r0, r1), (c0, c1)) = (sink.rows, sink.cols);
-    let (m, cols) = (r1 - r0, c1 - c0);
     let into = if sink.add { gemm::Into::Add } else { gemm::Into::Store };
     // SAFETY: x holds rows r0..r1 of k; panels holds k lines of 16 per 16 columns; the block of y is this task's.
-    unsafe {
-        let y = sink.y.get().add(r0 * sink.n + c0);
-        gemm_raw(into, m, cols, k, rows(&x[r0 * ld..r1 * ld], ld), panels, 16, k * 16, y, sink.n);
-        if let Some(b) = sink.bias {
-            for r in 0..m {
-                let row = std::slice::from_raw_parts_mut(y.add(r * sink.n), cols);
-                row.iter_mut().zip(&b[c0..c1]).for_each(|(y, b)| *y += b);
-            }
-        }
-    }
+    unsafe { gemm_raw(into, r1 - r0, c1 - c0, k, rows(&x[r0 * ld..r1 * ld], ld), panels, 16, k * 16, sink.at(r0), sink.n) }
+    sink.add_bias();
 }
 
-/// Columns of x per pass of [`many_rows`]: what they need of a panel, 16 KB of f32, stays in L1.
-const DEPTH: usize = 256;
+/// Columns of x per pass of [`many_rows`] at most: what they need of a panel, 36 KB of f32, is about what L1 holds.
+const DEPTH: usize = 576;
 
-/// One panel for many rows, [`DEPTH`] columns of x at a time: widened once for all of them. Sums go on from pass to pass, so
-/// they are those of [`widen_block`].
-fn many_rows(x: &[f32], ld: usize, lines: &[LineBf16], p: usize, sink: &Sink) {
-    let (r0, r1) = sink.rows;
-    let mut panel = [Line([0.0f32; 16]); DEPTH];
-    let mut sums = Host::<f32>::scratch((r1 - r0) * 16);
-    for (i, lines) in lines.chunks(DEPTH / 2).enumerate() {
-        let k = 2 * lines.len();
-        // SAFETY: safe but for the instruction set, which is dispatched.
-        unsafe { widen_panel(lines, &mut panel) };
-        let into = if i == 0 { gemm::Into::Store } else { gemm::Into::Resume };
-        let x = rows(&x[r0 * ld + i * DEPTH..r1 * ld], ld);
-        // SAFETY: x holds k columns of rows r0..r1 from here on, the panel k lines, sums a line per row.
-        unsafe {
-            gemm_raw(into, r1 - r0, 16, k, x, panel.as_ptr() as *const f32, 16, 16, sums.as_mut_ptr(), 16)
+/// One panel for many rows, at most [`DEPTH`] columns of x at a time: widened once for all of them. Sums go on from pass to
+/// pass, so they are those of [`widen_block`].
+fn many_rows(x: &[f32], ld: usize, lines: &[LineBf16], sink: &Sink) {
+    let ((r0, r1), (c0, c1)) = (sink.rows, sink.cols);
+    let passes = ld.div_ceil(DEPTH).max(1);
+    let depth = ld.div_ceil(passes).next_multiple_of(2);
+    let mut panel = [const { MaybeUninit::<LineF32>::uninit() }; DEPTH];
+    let panel = panel.as_mut_ptr() as *mut f32;
+    // What y holds comes last: several passes that are added to it, or a bias with them, are summed elsewhere.
+    let elsewhere = sink.add && (passes > 1 || sink.bias.is_some());
+    let mut apart = Host::<f32>::scratch(if elsewhere { (r1 - r0) * 16 } else { 0 });
+    let (sums, step) = if apart.is_empty() { (sink.at(r0), sink.n) } else { (apart.as_mut_ptr(), 16) };
+    for pass in 0..passes {
+        let into = match pass {
+            0 if sink.add && passes == 1 => gemm::Into::Add,
+            0 => gemm::Into::Store,
+            _ => gemm::Into::Resume,
         };
+        let (first, k) = (pass * depth, depth.min(ld - pass * depth));
+        let x = rows(&x[r0 * ld + first..r1 * ld], ld);
+        // SAFETY: the panel has room for k lines, which are written first; x holds k columns of rows r0..r1 from here on;
+        // `sums` is this task's block of y, or as large.
+        unsafe {
+            widen_panel(&lines[first / 2..(first + k) / 2], panel);
+            gemm_raw(into, r1 - r0, c1 - c0, k, x, panel, 16, 16, sums, step);
+        }
     }
-    for (r, line) in sums.chunks_exact(16).enumerate() {
-        sink.put(r0 + r, p * 16, line);
+    match apart.is_empty() {
+        true => sink.add_bias(),
+        false => apart.chunks_exact(16).enumerate().for_each(|(r, sums)| sink.put(r0 + r, c0, sums)),
     }
 }
 
 lanes! {
     /// Lines of bf16 [16][2] as two lines of f32 each.
-    unsafe fn widen_panel<V>(lines: &[LineBf16], out: &mut [LineF32]) {
-        for (line, out) in lines.iter().zip(out.chunks_exact_mut(2)) {
-            // SAFETY: a line holds 32 bf16 or 16 f32.
+    unsafe fn widen_panel<V>(lines: &[LineBf16], out: *mut f32) {
+        for (i, line) in lines.iter().enumerate() {
+            // SAFETY: a line holds 32 bf16 or 16 f32; the caller has two lines of f32 for each of bf16.
             unsafe {
                 let (first, second) = V::widen_pairs(line.0.as_ptr());
-                first.store(out[0].0.as_mut_ptr());
-                second.store(out[1].0.as_mut_ptr());
+                first.store(out.add(32 * i));
+                second.store(out.add(32 * i + 16));
             }
         }
     }

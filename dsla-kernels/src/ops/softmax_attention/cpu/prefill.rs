@@ -19,7 +19,8 @@ const RUN: usize = 256;
 
 /// Keys and values of every kv head, zero beyond the last.
 enum Packed {
-    /// Keys transposed in panels of 16, [G][S/16][D][16], and values [G][S][D].
+    /// Keys transposed in panels of 16, [G][S/16][D][16], and values in panels of 16 columns, [G][D/16][S][16]: either
+    /// product reads its panel line after line.
     F32(Host<f32>, Host<f32>),
     /// Pairs for instructions that multiply bf16: keys [G][S/16][D/2][16][2], values [G][S/2][D][2].
     BF16(Host<u32>, Host<u32>),
@@ -28,6 +29,11 @@ enum Packed {
 /// Keys of a head, rounded up to whole panels.
 fn padded(n: Dims) -> usize {
     n.s.next_multiple_of(16)
+}
+
+/// Columns of a value, rounded up to whole panels.
+fn wide(n: Dims) -> usize {
+    n.d.next_multiple_of(16)
 }
 
 /// Whether this call multiplies bf16: then q and the probabilities are rounded to it, as a GPU's kernels do.
@@ -53,19 +59,13 @@ impl Packed {
     }
 
     fn wide(k: Rows, v: Rows, n: Dims) -> Packed {
-        let buffer = || Host::<f32>::zeros(n.g * padded(n) * n.d);
-        let (mut keys, mut values) = (buffer(), buffer());
+        let buffer = |d| Host::<f32>::zeros(n.g * padded(n) * d);
+        let (mut keys, mut values) = (buffer(n.d), buffer(wide(n)));
         let (kp, vp) = (SendPtr(keys.as_mut_ptr()), SendPtr(values.as_mut_ptr()));
         Packed::runs(n, |g, j0, count| {
-            let at = (g * padded(n) + j0) * n.d;
-            // SAFETY: keys j0..j0 + count of head g are this task's alone, and RUN is whole panels.
-            let (kt, vs) = unsafe {
-                (
-                    std::slice::from_raw_parts_mut(kp.get().add(at), count.next_multiple_of(16) * n.d),
-                    std::slice::from_raw_parts_mut(vp.get().add(at), count * n.d),
-                )
-            };
-            v.head(g, j0, count, vs);
+            // SAFETY: keys j0..j0 + count of head g are this task's alone, in every panel, and RUN is whole panels.
+            let part = |p: &SendPtr<f32>, at: usize, len: usize| unsafe { std::slice::from_raw_parts_mut(p.get().add(at), len) };
+            let kt = part(&kp, (g * padded(n) + j0) * n.d, count.next_multiple_of(16) * n.d);
             let mut buf = Host::<f32>::scratch(16 * n.d);
             for (i, panel) in kt.chunks_exact_mut(16 * n.d).enumerate() {
                 let here = 16.min(count - i * 16);
@@ -73,6 +73,14 @@ impl Packed {
                 for (l, row) in buf.chunks_exact(n.d).take(here).enumerate() {
                     for (c, x) in row.iter().enumerate() {
                         panel[c * 16 + l] = *x;
+                    }
+                }
+                v.head(g, j0 + i * 16, here, &mut buf[..here * n.d]);
+                for c in (0..n.d).step_by(16) {
+                    let (first, cols) = (g * wide(n) * padded(n) + c * padded(n), 16.min(n.d - c));
+                    let lines = part(&vp, first + (j0 + i * 16) * 16, here * 16);
+                    for (line, row) in lines.chunks_exact_mut(16).zip(buf.chunks_exact(n.d)) {
+                        line[..cols].copy_from_slice(&row[c..c + cols]);
                     }
                 }
             }
@@ -145,14 +153,14 @@ impl Packed {
     /// acc [height, D] += a v for values j0.. of head g; a [height, BLOCK].
     fn weighted(&self, n: Dims, g: usize, j0: usize, cols: usize, a: &mut [f32], acc: &mut [f32]) {
         let (d, height) = (n.d, a.len() / BLOCK);
-        let at = (g * padded(n) + j0) * d;
         match self {
             Packed::F32(_, v) => {
-                let v = &v[at..][..cols * d];
-                // SAFETY: a holds `height` rows of BLOCK, v `cols` rows of d, acc `height` rows of d.
+                let (v, panel) = (&v[g * wide(n) * padded(n) + j0 * 16..], 16 * padded(n));
+                assert!((wide(n) - 16) * padded(n) + cols * 16 <= v.len());
+                // SAFETY: a holds `height` rows of BLOCK, every panel of v `cols` lines, acc `height` rows of d.
                 unsafe {
                     let (v, acc) = (v.as_ptr(), acc.as_mut_ptr());
-                    gemm_raw(Into::Add, height, d, cols, rows(a, BLOCK), v, d, 16, acc, d)
+                    gemm_raw(Into::Add, height, d, cols, rows(a, BLOCK), v, 16, panel, acc, d)
                 }
             }
             Packed::BF16(_, v) => {
@@ -167,7 +175,7 @@ impl Packed {
                     a[cols..2 * k].fill(0.0);
                     narrow(&a[..2 * k], &mut to[..2 * k]);
                 }
-                let v = v[at / 2..][..k * d].as_ptr() as *const u16;
+                let v = v[(g * padded(n) + j0) * d / 2..][..k * d].as_ptr() as *const u16;
                 let (a, c) = (narrowed.as_ptr() as *const u16, acc.as_mut_ptr());
                 let p = Pairs { k, a, lda: BLOCK, b: v, ldb: 2 * d, panel: 32, c, ldc: d, add: true };
                 // SAFETY: as above; d is a multiple of 16.
