@@ -197,6 +197,8 @@ unsafe fn tiles<V: Lanes, const T: bool>(p: Product, m: usize, n: usize) {
                     (17.., 4..) => tile::<V, T, 4, 2>(at, cols),
                     (17.., _) => tile::<V, T, 1, 2>(at, cols),
                     (_, 12..) if V::WIDE => tile::<V, T, 12, 1>(at, cols),
+                    // Eight rows are two tiles of four: six and two would leave too few sums in flight.
+                    (_, 7 | 8) => tile::<V, T, 4, 1>(at, cols),
                     (_, 6..) => tile::<V, T, 6, 1>(at, cols),
                     (_, 4..) => tile::<V, T, 4, 1>(at, cols),
                     (_, 2..) => tile::<V, T, 2, 1>(at, cols),

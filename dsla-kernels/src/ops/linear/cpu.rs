@@ -6,7 +6,7 @@ use super::x86::Tiles;
 use super::Into;
 use crate::gemm::{self, gemm_raw, rows};
 use crate::par::{self, SendPtr};
-use crate::simd::lanes::{Lanes, lanes};
+use crate::simd::lanes::{Lanes, lanes, prefetch};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Level, level};
 use crate::multiversion;
@@ -247,35 +247,49 @@ lanes! {
 }
 
 lanes! {
-    /// bf16 without bf16 instructions, few rows: weights are widened on the way into the registers. x: rows of 2 half_k
-    /// elements, rounded to bf16. Every sum runs over k in order, whatever the tile.
+    /// bf16 without bf16 instructions, at most [`MANY`] rows: weights are widened on the way into the registers. x: rows of
+    /// 2 half_k elements, rounded to bf16. Every sum runs over k in order, whatever the tile.
     unsafe fn widen_block<V>(x: *const f32, lines: *const LineBf16, half_k: usize, p0: usize, p1: usize, sink: &Sink) {
+        let (r0, rows) = (sink.rows.0, sink.rows.1 - sink.rows.0);
         let mut p = p0;
         while p < p1 {
-            let few = sink.rows.1 - sink.rows.0 < 4;
             // One row takes four panels, so that enough sums are in flight.
             let wide = match p1 - p {
-                4.. if few => 4,
-                2.. if few || V::WIDE => 2,
+                4.. if rows < 4 => 4,
+                2.. if rows < 4 || V::WIDE => 2,
                 _ => 1,
             };
-            let mut r = sink.rows.0;
-            while r < sink.rows.1 {
-                // SAFETY: rows r.. and panels p..p + wide are there; the caller vouches for the rest.
-                unsafe {
-                    let (x, b) = (x.add(r * 2 * half_k), lines.add(p * half_k) as *const u16);
-                    r += match (wide, sink.rows.1 - r) {
-                        (4, _) => widen_tile::<V, 1, 4>(x, b, half_k, p, r, sink),
-                        (2, 8..) if V::WIDE => widen_tile::<V, 8, 2>(x, b, half_k, p, r, sink),
-                        (2, 4..) => widen_tile::<V, 4, 2>(x, b, half_k, p, r, sink),
-                        (2, _) => widen_tile::<V, 1, 2>(x, b, half_k, p, r, sink),
-                        // Eight rows are two tiles of four: six and two would leave too few sums in flight.
-                        (_, 7 | 8) => widen_tile::<V, 4, 1>(x, b, half_k, p, r, sink),
-                        (_, 6..) => widen_tile::<V, 6, 1>(x, b, half_k, p, r, sink),
-                        (_, 4..) => widen_tile::<V, 4, 1>(x, b, half_k, p, r, sink),
-                        (_, 2..) => widen_tile::<V, 2, 1>(x, b, half_k, p, r, sink),
-                        _ => widen_tile::<V, 1, 1>(x, b, half_k, p, r, sink),
-                    };
+            // SAFETY: rows r0.. and panels p..p + wide are there; the caller vouches for the rest.
+            unsafe {
+                let mut sums = [[V::splat(0.0); 4]; MANY];
+                let (x, b) = (x.add(r0 * 2 * half_k), lines.add(p * half_k) as *const u16);
+                let len = if rows == 1 { half_k.max(1) } else { RUN };
+                for i in (0..half_k).step_by(len) {
+                    let at = Run { x: x.add(2 * i), b: b.add(i * 32), half_k, len: len.min(half_k - i) };
+                    let mut r = 0;
+                    while r < rows {
+                        let (at, sums) = (Run { x: at.x.add(r * 2 * half_k), ..at }, &mut sums[r..]);
+                        let first = r == 0 && rows > 1;
+                        r += match (wide, rows - r) {
+                            (4, _) => widen_tile::<V, 1, 4>(at, first, sums),
+                            (2, 8..) if V::WIDE => widen_tile::<V, 8, 2>(at, first, sums),
+                            (2, 4..) => widen_tile::<V, 4, 2>(at, first, sums),
+                            (2, _) => widen_tile::<V, 1, 2>(at, first, sums),
+                            // Eight rows are two tiles of four: six and two would leave too few sums in flight.
+                            (_, 7 | 8) => widen_tile::<V, 4, 1>(at, first, sums),
+                            (_, 6..) => widen_tile::<V, 6, 1>(at, first, sums),
+                            (_, 4..) => widen_tile::<V, 4, 1>(at, first, sums),
+                            (_, 2..) => widen_tile::<V, 2, 1>(at, first, sums),
+                            _ => widen_tile::<V, 1, 1>(at, first, sums),
+                        };
+                    }
+                }
+                for (r, sums) in sums.iter().take(rows).enumerate() {
+                    for (c, sums) in sums.iter().take(wide).enumerate() {
+                        let mut row = [0.0f32; 16];
+                        sums.store(row.as_mut_ptr());
+                        sink.put(r0 + r, (p + c) * 16, &row);
+                    }
                 }
             }
             p += wide;
@@ -283,19 +297,42 @@ lanes! {
     }
 }
 
-/// R rows by P panels; returns R.
+/// Pairs of columns that all rows go over before the next: 2 KB of a panel, and the first of them asks for the 2 KB after it,
+/// so that memory is read all the time and not by the first rows only.
+const RUN: usize = 32;
+
+/// A part of a product: rows of x, 2 half_k apart, and panels of half_k lines, from some column on.
+#[derive(Clone, Copy)]
+struct Run {
+    x: *const f32,
+    b: *const u16,
+    half_k: usize,
+    /// Lines.
+    len: usize,
+}
+
+/// sums += a run of R rows and P panels; returns R. The first asks for what comes after the run.
 #[inline(always)]
-unsafe fn widen_tile<V: Lanes, const R: usize, const P: usize>(x: *const f32, b: *const u16, half_k: usize, p: usize, r: usize, sink: &Sink) -> usize {
-    // SAFETY: the caller's: R rows of 2 half_k, P panels of half_k lines of 32.
+unsafe fn widen_tile<V: Lanes, const R: usize, const P: usize>(run: Run, first: bool, sums: &mut [[V; 4]]) -> usize {
+    // SAFETY: the caller's: R rows, P panels of `len` lines of 32.
     unsafe {
         let mut acc = [[V::splat(0.0); P]; R];
-        for i in 0..half_k {
+        for q in 0..R {
+            acc[q].copy_from_slice(&sums[q][..P]);
+        }
+        let ahead = if first { RUN } else { 0 };
+        for i in 0..run.len {
             let mut w = [(V::splat(0.0), V::splat(0.0)); P];
             for c in 0..P {
-                w[c] = V::widen_pairs(b.add((c * half_k + i) * 32));
+                let line = run.b.add((c * run.half_k + i) * 32);
+                // (Four panels are four streams, which the processor follows by itself.)
+                if P < 4 {
+                    prefetch(line.wrapping_add(ahead * 32));
+                }
+                w[c] = V::widen_pairs(line);
             }
             for q in 0..R {
-                let at = x.add(q * 2 * half_k + 2 * i);
+                let at = run.x.add(q * 2 * run.half_k + 2 * i);
                 let (x0, x1) = (V::splat(*at), V::splat(*at.add(1)));
                 for c in 0..P {
                     acc[q][c] = acc[q][c].fma(w[c].0, x0).fma(w[c].1, x1);
@@ -303,11 +340,7 @@ unsafe fn widen_tile<V: Lanes, const R: usize, const P: usize>(x: *const f32, b:
             }
         }
         for q in 0..R {
-            for c in 0..P {
-                let mut sums = [0.0f32; 16];
-                acc[q][c].store(sums.as_mut_ptr());
-                sink.put(r + q, (p + c) * 16, &sums);
-            }
+            sums[q][..P].copy_from_slice(&acc[q]);
         }
     }
     R
