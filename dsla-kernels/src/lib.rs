@@ -13,6 +13,7 @@ pub(crate) mod gemm;
 pub(crate) mod host;
 pub mod limits;
 pub mod ops;
+mod panels;
 pub mod par;
 pub mod real;
 mod shape;

@@ -73,10 +73,24 @@ impl Chunk {
     /// The state after this chunk from the state before it:
     /// S <- e^c_last S + (phi_k e^(c_last - c))^T V, and z likewise.
     pub fn advance(&self, n: Dims, i: usize, s: &mut [f32], z: &mut [f32]) {
+        let width = n.uniform();
+        decay_rows(s, self.last(i, n.e), width * n.d);
+        decay_rows(z, self.last(i, n.e), width);
+        self.add(n, i, s, z);
+    }
+
+    /// The same, from the state before it to another place.
+    fn advance_from(&self, n: Dims, i: usize, [s0, z0]: [&[f32]; 2], s: &mut [f32], z: &mut [f32]) {
+        let width = n.uniform();
+        decayed_rows(s0, self.last(i, n.e), width * n.d, s);
+        decayed_rows(z0, self.last(i, n.e), width, z);
+        self.add(n, i, s, z);
+    }
+
+    /// What the chunk adds to a state that has decayed.
+    fn add(&self, n: Dims, i: usize, s: &mut [f32], z: &mut [f32]) {
         let mut scaled = Host::<f32>::scratch(self.len * n.f);
         scale_keys(&self.k, &self.c[i], self.last(i, n.e), n.f, n.e, &mut scaled);
-        decay_rows(s, self.last(i, n.e), n.d);
-        decay_rows(z, self.last(i, n.e), 1);
         gemm(Into::Add, n.f, n.d, self.len, transposed(&scaled, n.f), &self.v, n.d, s, n.d);
         for row in scaled.chunks_exact(n.f) {
             z.iter_mut().zip(row).for_each(|(z, k)| *z += k);
@@ -124,6 +138,16 @@ multiversion! {
         for (j, row) in x.chunks_exact_mut(width).enumerate() {
             let w = exp::<FMA>(log[if log.len() == 1 { 0 } else { j }] as f32);
             row.iter_mut().for_each(|v| *v *= w);
+        }
+    }
+}
+
+multiversion! {
+    /// As [`decay_rows`], to `out`.
+    fn decayed_rows<const FMA: bool>(x: &[f32], log: &[f64], width: usize, out: &mut [f32]) {
+        for (j, (x, out)) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
+            let w = exp::<FMA>(log[if log.len() == 1 { 0 } else { j }] as f32);
+            out.iter_mut().zip(x).for_each(|(o, x)| *o = x * w);
         }
     }
 }
@@ -189,9 +213,9 @@ impl States {
             for at in 0..count {
                 let a = (first + at) * len;
                 let chunk = Chunk::load(x, n, g, a, len.min(n.l - a));
-                s.copy_within(at * size..(at + 1) * size, (at + 1) * size);
-                z.copy_within(at * n.f..(at + 1) * n.f, (at + 1) * n.f);
-                chunk.advance(n, i, &mut s[(at + 1) * size..(at + 2) * size], &mut z[(at + 1) * n.f..(at + 2) * n.f]);
+                let (s, after) = s[at * size..].split_at_mut(size);
+                let (z, z_after) = z[at * n.f..].split_at_mut(n.f);
+                chunk.advance_from(n, i, [s, z], &mut after[..size], &mut z_after[..n.f]);
             }
         })
     }

@@ -1,6 +1,7 @@
 //! The chunked forward pass: states at chunk borders first, then every chunk and every tile of the window in parallel.
 
 use super::chunk::{Chunk, Linear, States, chunk_len};
+use super::window::Window;
 use super::{Args, Dims, Normalizer, read, step};
 use crate::gemm::{Into, gemm, rows};
 use crate::host::Host;
@@ -152,7 +153,7 @@ impl Tile {
 
 multiversion! {
     /// x <- e^(scale x - peak); returns the peak of scale x, and the sum.
-    fn scaled_softmax<const FMA: bool>(x: &mut [f32], scale: f32) -> (f32, f32) {
+    pub fn scaled_softmax<const FMA: bool>(x: &mut [f32], scale: f32) -> (f32, f32) {
         x.iter_mut().for_each(|x| *x *= scale);
         let peak = max(x);
         let _ = FMA;
@@ -173,24 +174,19 @@ fn merge(x: &Args, n: Dims, den: &mut [f32], peak: Option<&mut [f32]>, out: &mut
     let group = n.h / n.g;
     let (op, dp) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
     let pp = peak.map(|p| SendPtr(p.as_mut_ptr()));
+    let window = (n.w > 0 && n.d > 0).then(|| Window::new(x, n));
     par::for_each(Tile::count(n) * n.g, |task| {
         let (tile, g) = (task / n.g, task % n.g);
         let (t0, m) = (tile * TILE, TILE.min(n.t - tile * TILE));
         let height = group * m;
         // Rows (head, query).
         let place = |row: usize| (t0 + row % m) * n.h + g * group + row / m;
-        let window = (n.w > 0).then(|| {
-            let w = Tile::load(x, n, g, tile);
-            let scratch = Host::<f32>::scratch;
-            let (mut qs, mut a) = (scratch(height * n.d), scratch(height * w.cols));
+        let window = window.as_ref().map(|w| {
+            let mut qs = Host::<f32>::scratch(height * n.d);
             for (row, qs) in qs.chunks_exact_mut(n.d.max(1)).enumerate() {
                 qs.copy_from_slice(&q[place(row) * n.d..][..n.d]);
             }
-            let mut stats = vec![(0.0, 0.0); height];
-            w.weights(n, &qs, &mut a, |row, peak, sum| stats[row] = (peak, sum));
-            let mut num = qs;
-            gemm(Into::Store, height, n.d, w.cols, rows(&a, w.cols), &w.v, n.d, &mut num, n.d);
-            (num, stats)
+            w.tile(n, g, t0, m, qs)
         });
         for row in 0..height {
             let (at, h) = (place(row), g * group + row / m);

@@ -29,6 +29,7 @@ mod keys;
 pub mod naive;
 mod read;
 mod step;
+mod window;
 
 pub use batch::{BatchArgs, BatchDims, Place, Pool, decode_batch};
 
@@ -111,6 +112,11 @@ impl Dims {
     /// Sinks that query t sees outside its window.
     pub fn sinks(&self, t: usize) -> usize {
         (self.position + t + 1).saturating_sub(self.w).min(self.n)
+    }
+
+    /// Rows of a state that decay alike.
+    fn uniform(&self) -> usize {
+        if self.e == 1 { self.f } else { 1 }
     }
 
     /// Query t reads the states after key t - lag was written (negative: nothing yet).

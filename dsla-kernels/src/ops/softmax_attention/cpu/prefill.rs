@@ -3,8 +3,9 @@
 
 use super::super::Dims;
 use crate::cache::Rows;
-use crate::gemm::{Into, Pairs, gemm_pairs, gemm_raw, rows};
+use crate::gemm::{Into, Pairs, gemm_pairs};
 use crate::host::Host;
+use crate::panels::{Of, Panels};
 use crate::par::{self, SendPtr};
 use crate::simd;
 use crate::vec::{exp_sub_sum, max, narrow};
@@ -19,9 +20,7 @@ const RUN: usize = 256;
 
 /// Keys and values of every kv head, zero beyond the last.
 enum Packed {
-    /// Keys transposed in panels of 16, [G][S/16][D][16], and values in panels of 16 columns, [G][D/16][S][16]: either
-    /// product reads its panel line after line.
-    F32(Host<f32>, Host<f32>),
+    F32(Panels),
     /// Pairs for instructions that multiply bf16: keys [G][S/16][D/2][16][2], values [G][S/2][D][2].
     BF16(Host<u32>, Host<u32>),
 }
@@ -29,11 +28,6 @@ enum Packed {
 /// Keys of a head, rounded up to whole panels.
 fn padded(n: Dims) -> usize {
     n.s.next_multiple_of(16)
-}
-
-/// Columns of a value, rounded up to whole panels.
-fn wide(n: Dims) -> usize {
-    n.d.next_multiple_of(16)
 }
 
 /// Whether this call multiplies bf16: then q and the probabilities are rounded to it, as a GPU's kernels do.
@@ -45,7 +39,10 @@ impl Packed {
     fn new(k: Rows, v: Rows, n: Dims) -> Packed {
         match pairs(&k, n) {
             true => Packed::pairs(k, v, n),
-            false => Packed::wide(k, v, n),
+            false => Packed::F32(Panels::new(n.g, n.s, n.d, 0, |of, g, j, out| {
+                let rows = if of == Of::Keys { &k } else { &v };
+                rows.head(g, j, out.len() / n.d, out)
+            })),
         }
     }
 
@@ -58,36 +55,6 @@ impl Packed {
         });
     }
 
-    fn wide(k: Rows, v: Rows, n: Dims) -> Packed {
-        let buffer = |d| Host::<f32>::zeros(n.g * padded(n) * d);
-        let (mut keys, mut values) = (buffer(n.d), buffer(wide(n)));
-        let (kp, vp) = (SendPtr(keys.as_mut_ptr()), SendPtr(values.as_mut_ptr()));
-        Packed::runs(n, |g, j0, count| {
-            // SAFETY: keys j0..j0 + count of head g are this task's alone, in every panel, and RUN is whole panels.
-            let part = |p: &SendPtr<f32>, at: usize, len: usize| unsafe { std::slice::from_raw_parts_mut(p.get().add(at), len) };
-            let kt = part(&kp, (g * padded(n) + j0) * n.d, count.next_multiple_of(16) * n.d);
-            let mut buf = Host::<f32>::scratch(16 * n.d);
-            for (i, panel) in kt.chunks_exact_mut(16 * n.d).enumerate() {
-                let here = 16.min(count - i * 16);
-                k.head(g, j0 + i * 16, here, &mut buf[..here * n.d]);
-                for (l, row) in buf.chunks_exact(n.d).take(here).enumerate() {
-                    for (c, x) in row.iter().enumerate() {
-                        panel[c * 16 + l] = *x;
-                    }
-                }
-                v.head(g, j0 + i * 16, here, &mut buf[..here * n.d]);
-                for c in (0..n.d).step_by(16) {
-                    let (first, cols) = (g * wide(n) * padded(n) + c * padded(n), 16.min(n.d - c));
-                    let lines = part(&vp, first + (j0 + i * 16) * 16, here * 16);
-                    for (line, row) in lines.chunks_exact_mut(16).zip(buf.chunks_exact(n.d)) {
-                        line[..cols].copy_from_slice(&row[c..c + cols]);
-                    }
-                }
-            }
-        });
-        Packed::F32(keys, values)
-    }
-
     fn pairs<'a>(k: Rows<'a>, v: Rows<'a>, n: Dims) -> Packed {
         let row = |x: &Rows<'a>, g, j| x.bf16(g, j).unwrap_or_else(|| unreachable!("keys and values have one dtype"));
         let buffer = || Host::<u32>::zeros(n.g * padded(n) * n.d / 2);
@@ -96,7 +63,7 @@ impl Packed {
         let pair = |a: bf16, b: bf16| a.to_bits() as u32 | (b.to_bits() as u32) << 16;
         Packed::runs(n, |g, j0, count| {
             let (at, whole) = ((g * padded(n) + j0) * n.d / 2, count.next_multiple_of(16) * n.d / 2);
-            // SAFETY: as in `wide`.
+            // SAFETY: keys j0..j0 + count of head g are this task's alone, and RUN is whole panels.
             let (kt, vt) = unsafe {
                 (
                     std::slice::from_raw_parts_mut(kp.get().add(at), whole),
@@ -128,19 +95,11 @@ impl Packed {
     /// a [height, BLOCK] = q k^T for keys j0.. of head g.
     fn scores(&self, n: Dims, g: usize, j0: usize, cols: usize, q: &Queries, a: &mut [f32]) {
         let (d, height) = (n.d, a.len() / BLOCK);
-        let at = (g * padded(n) + j0) * d;
         match (self, q) {
-            (Packed::F32(k, _), Queries::F32(q)) => {
-                let k = &k[at..][..cols.next_multiple_of(16) * d];
-                // SAFETY: q holds `height` rows of d, k whole panels for `cols` keys, a `height` rows of BLOCK.
-                unsafe {
-                    let (k, a) = (k.as_ptr(), a.as_mut_ptr());
-                    gemm_raw(Into::Store, height, cols, d, rows(q, d), k, 16, 16 * d, a, BLOCK)
-                }
-            }
+            (Packed::F32(panels), Queries::F32(q)) => panels.scores(g, j0, cols, q, a, BLOCK),
             (Packed::BF16(k, _), Queries::BF16(q)) => {
                 let cols = cols.next_multiple_of(16);
-                let k = k[at / 2..][..cols * d / 2].as_ptr() as *const u16;
+                let k = k[(g * padded(n) + j0) * d / 2..][..cols * d / 2].as_ptr() as *const u16;
                 let (q, c) = (q.as_ptr() as *const u16, a.as_mut_ptr());
                 let p = Pairs { k: d / 2, a: q, lda: d, b: k, ldb: 32, panel: 16 * d, c, ldc: BLOCK, add: false };
                 // SAFETY: as above; whole panels fit into BLOCK.
@@ -154,15 +113,7 @@ impl Packed {
     fn weighted(&self, n: Dims, g: usize, j0: usize, cols: usize, a: &mut [f32], acc: &mut [f32]) {
         let (d, height) = (n.d, a.len() / BLOCK);
         match self {
-            Packed::F32(_, v) => {
-                let (v, panel) = (&v[g * wide(n) * padded(n) + j0 * 16..], 16 * padded(n));
-                assert!((wide(n) - 16) * padded(n) + cols * 16 <= v.len());
-                // SAFETY: a holds `height` rows of BLOCK, every panel of v `cols` lines, acc `height` rows of d.
-                unsafe {
-                    let (v, acc) = (v.as_ptr(), acc.as_mut_ptr());
-                    gemm_raw(Into::Add, height, d, cols, rows(a, BLOCK), v, 16, panel, acc, d)
-                }
-            }
+            Packed::F32(panels) => panels.weighted(Into::Add, g, j0, cols, a, BLOCK, acc),
             Packed::BF16(_, v) => {
                 let k = cols.div_ceil(2);
                 let mut narrowed = Host::<u32>::scratch(height * BLOCK / 2);
