@@ -210,10 +210,10 @@ fn many_rows(x: &[f32], ld: usize, lines: &[LineBf16], sink: &Sink) {
     // What y holds comes last: several passes that are added to it, or a bias with them, are summed elsewhere.
     let elsewhere = sink.add && (passes > 1 || sink.bias.is_some());
     let mut apart = Host::<f32>::scratch(if elsewhere { (r1 - r0) * 16 } else { 0 });
-    let (sums, step) = if apart.is_empty() { (sink.at(r0), sink.n) } else { (apart.as_mut_ptr(), 16) };
+    let (sums, step) = if elsewhere { (apart.as_mut_ptr(), 16) } else { (sink.at(r0), sink.n) };
     for pass in 0..passes {
         let into = match pass {
-            0 if sink.add && passes == 1 => gemm::Into::Add,
+            0 if sink.add && !elsewhere => gemm::Into::Add,
             0 => gemm::Into::Store,
             _ => gemm::Into::Resume,
         };
@@ -226,9 +226,9 @@ fn many_rows(x: &[f32], ld: usize, lines: &[LineBf16], sink: &Sink) {
             gemm_raw(into, r1 - r0, c1 - c0, k, x, panel, 16, 16, sums, step);
         }
     }
-    match apart.is_empty() {
-        true => sink.add_bias(),
-        false => apart.chunks_exact(16).enumerate().for_each(|(r, sums)| sink.put(r0 + r, c0, sums)),
+    match elsewhere {
+        false => sink.add_bias(),
+        true => apart.chunks_exact(16).enumerate().for_each(|(r, sums)| sink.put(r0 + r, c0, sums)),
     }
 }
 
