@@ -229,7 +229,10 @@ const STEPS: usize = 4;
 
 /// The sums of a tile; without FULL, `tail` columns of the last group.
 #[inline(always)]
-unsafe fn sums<V: Lanes, const T: bool, const R: usize, const P: usize, const FULL: bool>(p: Product, tail: usize) {
+unsafe fn sums<V: Lanes, const T: bool, const R: usize, const P: usize, const FULL: bool>(
+    p: Product,
+    tail: usize,
+) {
     // SAFETY: the caller of gemm_raw vouches for every element addressed; the mask keeps to the columns there are.
     unsafe {
         let mask = V::mask(tail);

@@ -28,7 +28,13 @@ pub(crate) enum Of {
 
 impl Panels {
     /// Of s keys for each of g heads, after `lead` rows of nothing; `read(of, head, j, out [n, D])` is asked for keys j..j + n.
-    pub fn new(g: usize, s: usize, d: usize, lead: usize, read: impl Fn(Of, usize, usize, &mut [f32]) + Sync) -> Panels {
+    pub fn new(
+        g: usize,
+        s: usize,
+        d: usize,
+        lead: usize,
+        read: impl Fn(Of, usize, usize, &mut [f32]) + Sync,
+    ) -> Panels {
         let (rows, wide) = ((lead + s).next_multiple_of(16), d.next_multiple_of(16));
         let (mut keys, mut values) = (Host::<f32>::zeros(g * rows * d), Host::<f32>::zeros(g * rows * wide));
         let (kp, vp) = (SendPtr(keys.as_mut_ptr()), SendPtr(values.as_mut_ptr()));
@@ -41,7 +47,9 @@ impl Panels {
                 let (j0, j1) = (row.saturating_sub(lead), (row + 16).saturating_sub(lead).min(s));
                 let (skip, buf) = (lead.saturating_sub(row), &mut buf[..j1.saturating_sub(j0) * d]);
                 // SAFETY: these panels of keys and rows of values are this task's alone.
-                let part = |p: &SendPtr<f32>, at: usize, len: usize| unsafe { std::slice::from_raw_parts_mut(p.get().add(at), len) };
+                let part = |p: &SendPtr<f32>, at: usize, len: usize| unsafe {
+                    std::slice::from_raw_parts_mut(p.get().add(at), len)
+                };
                 let panel = part(&kp, (g * rows + row) * d, 16 * d);
                 read(Of::Keys, g, j0, buf);
                 for (l, key) in buf.chunks_exact(d).enumerate() {
@@ -49,7 +57,8 @@ impl Panels {
                 }
                 read(Of::Values, g, j0, buf);
                 for c in (0..d).step_by(16) {
-                    let lines = part(&vp, (g * wide + c) * rows + (row + skip) * 16, j1.saturating_sub(j0) * 16);
+                    let lines =
+                        part(&vp, (g * wide + c) * rows + (row + skip) * 16, j1.saturating_sub(j0) * 16);
                     let cols = 16.min(d - c);
                     for (line, value) in lines.chunks_exact_mut(16).zip(buf.chunks_exact(d)) {
                         line[..cols].copy_from_slice(&value[c..c + cols]);
@@ -67,21 +76,39 @@ impl Panels {
             return;
         }
         let k = &self.keys[(g * self.rows + first) * d..][..cols.next_multiple_of(16) * d];
-        assert!(first.is_multiple_of(16) && (m - 1) * ld + cols <= a.len(), "scores: {m} rows of {cols}, {ld} apart");
+        assert!(
+            first.is_multiple_of(16) && (m - 1) * ld + cols <= a.len(),
+            "scores: {m} rows of {cols}, {ld} apart"
+        );
         // SAFETY: q holds m rows of d, k whole panels for `cols` keys, a m rows.
         unsafe { gemm_raw(Into::Store, m, cols, d, rows(q, d), k.as_ptr(), 16, 16 * d, a.as_mut_ptr(), ld) }
     }
 
     /// out [m, D] <- (or +=) a [m, cols], rows `ld` apart, times the values of rows `first`.. of head g.
-    pub fn weighted(&self, into: Into, g: usize, first: usize, cols: usize, a: &[f32], ld: usize, out: &mut [f32]) {
+    pub fn weighted(
+        &self,
+        into: Into,
+        g: usize,
+        first: usize,
+        cols: usize,
+        a: &[f32],
+        ld: usize,
+        out: &mut [f32],
+    ) {
         let (d, m, wide) = (self.d, out.len() / self.d.max(1), self.d.next_multiple_of(16));
         if m == 0 {
             return;
         }
         let v = &self.values[(g * wide * self.rows) + first * 16..];
-        assert!((wide - 16) * self.rows + cols * 16 <= v.len(), "weighted: {cols} rows from {first} of {}", self.rows);
+        assert!(
+            (wide - 16) * self.rows + cols * 16 <= v.len(),
+            "weighted: {cols} rows from {first} of {}",
+            self.rows
+        );
         assert!((m - 1) * ld + cols <= a.len(), "weighted: {m} rows of {cols}, {ld} apart");
         // SAFETY: a holds m rows, every panel of v `cols` lines, out m rows of d.
-        unsafe { gemm_raw(into, m, d, cols, rows(a, ld), v.as_ptr(), 16, 16 * self.rows, out.as_mut_ptr(), d) }
+        unsafe {
+            gemm_raw(into, m, d, cols, rows(a, ld), v.as_ptr(), 16, 16 * self.rows, out.as_mut_ptr(), d)
+        }
     }
 }

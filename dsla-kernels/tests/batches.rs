@@ -21,9 +21,12 @@ fn nor_does_it_on_the_cpu() {
         let bias = rng.tensor(&[n], 1.0, DType::F32);
         for dtype in [DType::BF16, DType::F16, DType::F32] {
             let w = Packed::new(rng.tensor(&[n, k], 0.1, dtype).view()).unwrap();
-            for (into, with) in [(Into::Store, false), (Into::Add, false), (Into::Store, true), (Into::Add, true)] {
+            for (into, with) in
+                [(Into::Store, false), (Into::Add, false), (Into::Store, true), (Into::Add, true)]
+            {
                 let product = |first: usize, rows: usize| {
-                    let mut y = Tensor::from_f32([rows, n], old.f32()[first * n..(first + rows) * n].to_vec());
+                    let mut y =
+                        Tensor::from_f32([rows, n], old.f32()[first * n..(first + rows) * n].to_vec());
                     let bias = with.then(|| bias.view());
                     linear::forward(x.rows(first, first + rows), &w, bias, into, y.view_mut()).unwrap();
                     y.f32().to_vec()
@@ -31,7 +34,10 @@ fn nor_does_it_on_the_cpu() {
                 let all = product(0, most);
                 for (first, rows) in [(0, 1), (7, 1), (0, 3), (5, 8), (0, 17), (0, 23), (1, 24), (3, 70)] {
                     let want = &all[first * n..(first + rows) * n];
-                    assert!(product(first, rows) == want, "{dtype} {n}x{k}: {rows} rows from {first}, {into:?}, bias {with}");
+                    assert!(
+                        product(first, rows) == want,
+                        "{dtype} {n}x{k}: {rows} rows from {first}, {into:?}, bias {with}"
+                    );
                 }
             }
         }

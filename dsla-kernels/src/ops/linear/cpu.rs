@@ -247,7 +247,7 @@ lanes! {
 }
 
 lanes! {
-    /// bf16 without bf16 instructions, at most [`MANY`] rows: weights are widened on the way into the registers. x: rows of
+    /// bf16 without bf16 instructions, fewer than [`MANY`] rows: weights are widened on the way into the registers. x: rows of
     /// 2 half_k elements, rounded to bf16. Every sum runs over k in order, whatever the tile.
     unsafe fn widen_block<V>(x: *const f32, lines: *const LineBf16, half_k: usize, p0: usize, p1: usize, sink: &Sink) {
         let (r0, rows) = (sink.rows.0, sink.rows.1 - sink.rows.0);
@@ -265,24 +265,8 @@ lanes! {
                 let (x, b) = (x.add(r0 * 2 * half_k), lines.add(p * half_k) as *const u16);
                 let len = if rows == 1 { half_k.max(1) } else { RUN };
                 for i in (0..half_k).step_by(len) {
-                    let at = Run { x: x.add(2 * i), b: b.add(i * 32), half_k, len: len.min(half_k - i) };
-                    let mut r = 0;
-                    while r < rows {
-                        let (at, sums) = (Run { x: at.x.add(r * 2 * half_k), ..at }, &mut sums[r..]);
-                        let first = r == 0 && rows > 1;
-                        r += match (wide, rows - r) {
-                            (4, _) => widen_tile::<V, 1, 4>(at, first, sums),
-                            (2, 8..) if V::WIDE => widen_tile::<V, 8, 2>(at, first, sums),
-                            (2, 4..) => widen_tile::<V, 4, 2>(at, first, sums),
-                            (2, _) => widen_tile::<V, 1, 2>(at, first, sums),
-                            // Eight rows are two tiles of four: six and two would leave too few sums in flight.
-                            (_, 7 | 8) => widen_tile::<V, 4, 1>(at, first, sums),
-                            (_, 6..) => widen_tile::<V, 6, 1>(at, first, sums),
-                            (_, 4..) => widen_tile::<V, 4, 1>(at, first, sums),
-                            (_, 2..) => widen_tile::<V, 2, 1>(at, first, sums),
-                            _ => widen_tile::<V, 1, 1>(at, first, sums),
-                        };
-                    }
+                    let run = Run { x: x.add(2 * i), b: b.add(i * 32), half_k, len: len.min(half_k - i) };
+                    widen_rows(run, wide, &mut sums[..rows]);
                 }
                 for (r, sums) in sums.iter().take(rows).enumerate() {
                     for (c, sums) in sums.iter().take(wide).enumerate() {
@@ -309,6 +293,31 @@ struct Run {
     half_k: usize,
     /// Lines.
     len: usize,
+}
+
+/// sums += a run of all rows and `wide` panels.
+#[inline(always)]
+unsafe fn widen_rows<V: Lanes>(run: Run, wide: usize, sums: &mut [[V; 4]]) {
+    let (rows, mut r) = (sums.len(), 0);
+    while r < rows {
+        // SAFETY: rows r.. are there; the caller vouches for the rest.
+        unsafe {
+            let (at, sums) = (Run { x: run.x.add(r * 2 * run.half_k), ..run }, &mut sums[r..]);
+            let first = r == 0 && rows > 1;
+            r += match (wide, rows - r) {
+                (4, _) => widen_tile::<V, 1, 4>(at, first, sums),
+                (2, 8..) if V::WIDE => widen_tile::<V, 8, 2>(at, first, sums),
+                (2, 4..) => widen_tile::<V, 4, 2>(at, first, sums),
+                (2, _) => widen_tile::<V, 1, 2>(at, first, sums),
+                // Eight rows are two tiles of four: six and two would leave too few sums in flight.
+                (_, 7 | 8) => widen_tile::<V, 4, 1>(at, first, sums),
+                (_, 6..) => widen_tile::<V, 6, 1>(at, first, sums),
+                (_, 4..) => widen_tile::<V, 4, 1>(at, first, sums),
+                (_, 2..) => widen_tile::<V, 2, 1>(at, first, sums),
+                _ => widen_tile::<V, 1, 1>(at, first, sums),
+            };
+        }
+    }
 }
 
 /// sums += a run of R rows and P panels; returns R. The first asks for what comes after the run.
