@@ -301,8 +301,8 @@ unsafe fn step<V: Lanes, const T: bool, const R: usize, const P: usize, const FU
 }
 
 /// C [m, n] = A [m, 2 k] B (or added to), with pairs of bf16 along the sum: A row by row, `lda` elements apart, aligned to
-/// four bytes; B [k][16][2] in groups of 16 columns, `ldb` elements from pair to pair and `panel` from group to group; n a
-/// multiple of 16.
+/// four bytes; B [k][16][2] in panels of 16 columns, `ldb` elements from pair to pair and `panel` from panel to panel, all
+/// panels whole.
 #[derive(Clone, Copy)]
 pub(crate) struct Pairs {
     pub k: usize,
@@ -316,12 +316,46 @@ pub(crate) struct Pairs {
     pub add: bool,
 }
 
+/// What multiplies pairs of bf16 on this thread: tile registers where there are any.
+pub(crate) struct PairProducts {
+    #[cfg(target_arch = "x86_64")]
+    tiles: crate::amx::Tiles,
+}
+
+impl PairProducts {
+    pub fn new() -> PairProducts {
+        PairProducts {
+            #[cfg(target_arch = "x86_64")]
+            tiles: crate::amx::Tiles::new(),
+        }
+    }
+
+    /// All of C: on AMX tiles, or by register tiles as in [`gemm_raw`]. A sum does not depend on m and n.
+    ///
+    /// # Safety
+    /// A, B and C hold what is addressed by m, n, k and the strides.
+    pub unsafe fn product(&mut self, p: Pairs, m: usize, n: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if crate::simd::level() == crate::simd::Level::Amx && p.k.is_multiple_of(crate::amx::PAIRS) {
+            // SAFETY: the level was detected; the rest is the caller's.
+            return unsafe { self.tiles.product(p, m, n) };
+        }
+        // SAFETY: the caller's.
+        unsafe { pair_tiles(p, m, n) }
+    }
+}
+
 lanes! {
-    /// All of C, by the tiles of [`gemm_raw`].
-    pub(crate) unsafe fn gemm_pairs<V>(p: Pairs, m: usize, n: usize) {
+    unsafe fn pair_tiles<V>(p: Pairs, m: usize, n: usize) {
         let mut j = 0;
         while j < n {
-            let wide = if V::WIDE && j + 32 <= n { 2 } else { 1 };
+            // Few rows: more panels at once, which are more streams from memory.
+            let wide = match (n - j).div_ceil(16) {
+                4.. if m < 4 => 4,
+                2.. if V::WIDE || m < 4 => 2,
+                _ => 1,
+            };
+            let cols = (n - j).min(16 * wide);
             let mut i = 0;
             while i < m {
                 // SAFETY: rows i.. and columns j.. are inside m and n.
@@ -333,25 +367,27 @@ lanes! {
                         ..p
                     };
                     i += match (wide, m - i) {
-                        (2, 12..) => pair_tile::<V, 12, 2>(at),
-                        (2, 4..) => pair_tile::<V, 4, 2>(at),
-                        (2, _) => pair_tile::<V, 1, 2>(at),
-                        (_, 12..) if V::WIDE => pair_tile::<V, 12, 1>(at),
-                        (_, 4..) => pair_tile::<V, 4, 1>(at),
-                        _ => pair_tile::<V, 1, 1>(at),
+                        (4, _) => pair_tile::<V, 1, 4>(at, cols),
+                        (2, 12..) if V::WIDE => pair_tile::<V, 12, 2>(at, cols),
+                        (2, 4..) if V::WIDE => pair_tile::<V, 4, 2>(at, cols),
+                        (2, _) => pair_tile::<V, 1, 2>(at, cols),
+                        (_, 12..) if V::WIDE => pair_tile::<V, 12, 1>(at, cols),
+                        (_, 4..) => pair_tile::<V, 4, 1>(at, cols),
+                        _ => pair_tile::<V, 1, 1>(at, cols),
                     };
                 }
             }
-            j += 16 * wide;
+            j += cols;
         }
     }
 }
 
-/// R rows by P groups; returns R.
+/// R rows by P panels, the last of which may have fewer columns of C; returns R.
 #[inline(always)]
-unsafe fn pair_tile<V: Lanes, const R: usize, const P: usize>(p: Pairs) -> usize {
+unsafe fn pair_tile<V: Lanes, const R: usize, const P: usize>(p: Pairs, cols: usize) -> usize {
     // SAFETY: the caller's.
     unsafe {
+        let (whole, mask) = (cols == 16 * P, V::mask(cols - 16 * (P - 1)));
         let mut acc = [[V::splat(0.0); P]; R];
         for t in 0..p.k {
             for r in 0..R {
@@ -364,8 +400,13 @@ unsafe fn pair_tile<V: Lanes, const R: usize, const P: usize>(p: Pairs) -> usize
         for r in 0..R {
             for q in 0..P {
                 let out = p.c.add(r * p.ldc + 16 * q);
-                let v = if p.add { V::load(out).add(acc[r][q]) } else { acc[r][q] };
-                v.store(out);
+                if whole || q + 1 < P {
+                    let v = if p.add { V::load(out).add(acc[r][q]) } else { acc[r][q] };
+                    v.store(out);
+                } else {
+                    let v = if p.add { V::load_masked(out, mask).add(acc[r][q]) } else { acc[r][q] };
+                    v.store_masked(out, mask);
+                }
             }
         }
     }

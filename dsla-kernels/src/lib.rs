@@ -3,6 +3,8 @@
 //! side by side.
 #![warn(missing_docs)]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub(crate) mod cache;
 pub mod case;
 pub mod cuda;

@@ -161,6 +161,24 @@ pub fn exp_fall<const FMA: bool>(x: f32) -> f32 {
     if x < LEAST { 0.0 } else { y }
 }
 
+/// 2^x for x <= 0 to about 2^-18, branch-free: for what is rounded to bf16 next. 0 below -126.5; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn exp2_fall<const FMA: bool>(x: f32) -> f32 {
+    // Where the exponent's bits are 0: what is less becomes 0.
+    const LEAST: f32 = -127.0;
+    // The sum's low bits are the exponent of the result, its bias included.
+    const SHIFT: f32 = MAGIC + 127.0;
+    let c = if x < LEAST { LEAST } else { x };
+    let shifted = c + SHIFT;
+    let r = c - (shifted - SHIFT);
+    // Through 2^r at the Chebyshev nodes of [-1/2, 1/2].
+    let mut p = 9.666_368e-3f32;
+    p = madd::<FMA>(p, r, 5.592_197_6e-2);
+    p = madd::<FMA>(p, r, 2.402_235e-1);
+    p = madd::<FMA>(p, r, 6.931_210_5e-1);
+    madd::<FMA>(p, r, 1.0) * f32::from_bits(shifted.to_bits() << 23)
+}
+
 const LOG2E: f32 = std::f32::consts::LOG2_E;
 /// 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits.
 const MAGIC: f32 = 12_582_912.0;

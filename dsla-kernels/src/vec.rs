@@ -2,7 +2,7 @@
 
 use crate::multiversion;
 use crate::simd::lanes::tree;
-use crate::simd::{exp_fall, madd};
+use crate::simd::{exp_fall, exp2_fall, madd};
 use crate::{DType, Slice, View, bf16};
 
 multiversion! {
@@ -76,6 +76,40 @@ multiversion! {
             tail += *v;
         }
         tree(lanes) + tail
+    }
+}
+
+multiversion! {
+    /// A step of an online softmax: out <- 2^(scale (x - m)) rounded, m the largest of x and `peak`; returns m, and the sum
+    /// before rounding. Whole vectors of 16; zeros where all is -inf.
+    pub(crate) fn soften<const FMA: bool>(x: &[f32], scale: f32, peak: f32, out: &mut [bf16]) -> (f32, f32) {
+        let mut lanes = [peak; 16];
+        for x in x.chunks_exact(16) {
+            for l in 0..16 {
+                lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
+            }
+        }
+        let mut half = 8;
+        while half > 0 {
+            (0..half).for_each(|l| lanes[l] = if lanes[l + half] > lanes[l] { lanes[l + half] } else { lanes[l] });
+            half /= 2;
+        }
+        let m = lanes[0];
+        if m == f32::NEG_INFINITY {
+            out.fill(bf16::ZERO);
+            return (m, 0.0);
+        }
+        let (mut sums, shift) = ([0.0f32; 16], -m * scale);
+        for (x, out) in x.chunks_exact(16).zip(out.chunks_exact_mut(16)) {
+            for l in 0..16 {
+                let e = exp2_fall::<FMA>(madd::<FMA>(x[l], scale, shift));
+                sums[l] += e;
+                // Not negative; of a NaN enough is left.
+                let b = e.to_bits();
+                out[l] = bf16::from_bits(((b + 0x7fff + ((b >> 16) & 1)) >> 16) as u16);
+            }
+        }
+        (m, tree(sums))
     }
 }
 

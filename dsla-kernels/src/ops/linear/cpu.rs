@@ -1,21 +1,18 @@
 //! The CPU path: panels of 16 outputs in parallel, every output summed by one thread in one order.
 
 use super::pack::{LineBf16, LineF32, Packed, Panels};
-#[cfg(target_arch = "x86_64")]
-use super::x86::Tiles;
 use super::Into;
-use crate::gemm::{self, gemm_raw, rows};
+use crate::gemm::{self, PairProducts, Pairs, gemm_raw, rows};
 use crate::par::{self, SendPtr};
 use crate::simd::lanes::{Lanes, lanes, prefetch};
-#[cfg(target_arch = "x86_64")]
 use crate::simd::{Level, level};
-use crate::multiversion;
-use crate::host::Host;
+use crate::{bf16, multiversion};
+use crate::host::{Host, Kept};
+use crate::vec::narrow;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 /// Rows of x per task: 256 rows of bf16 at K = 1536 are 768 KB, inside a core's L2.
-#[cfg(target_arch = "x86_64")]
 const ROWS: usize = 256;
 
 /// Rows of x that are worth widening a panel of bf16 for.
@@ -33,8 +30,7 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
     }
     let x = Operand::new(x, m, k, w);
     let rows = match x {
-        #[cfg(target_arch = "x86_64")]
-        Operand::Tiles(_) => ROWS,
+        Operand::Pairs(..) => ROWS,
         // Whole register tiles of 12 and of 6 rows.
         Operand::Rows(..) => (L2 / (4 * k.max(1)) / 12 * 12).clamp(24, 192),
     };
@@ -53,11 +49,7 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
             (Panels::F32(lines) | Panels::F16(lines), Operand::Rows(x, ld)) => {
                 f32_block(x, *ld, k, lines[p0 * k..].as_ptr() as *const f32, &sink)
             }
-            #[cfg(target_arch = "x86_64")]
-            (Panels::BF16(lines), Operand::Tiles(t)) => match level() {
-                Level::Amx => super::x86::amx_block(t, lines, p0, p1, &sink),
-                _ => super::x86::bf16_block(t, lines, p0, p1, &sink),
-            },
+            (Panels::BF16(lines), Operand::Pairs(x, ld)) => pairs_block(x, *ld, &lines[p0 * ld / 2..p1 * ld / 2], &sink),
             (Panels::BF16(lines), Operand::Rows(x, ld)) if r1 - r0 >= MANY => {
                 let half_k = ld / 2;
                 for p in p0..p1 {
@@ -96,9 +88,8 @@ impl Deref for Rounded<'_> {
 enum Operand<'a> {
     /// Rows of f32 (rounded as the weight's dtype asks), this many elements apart.
     Rows(Rounded<'a>, usize),
-    /// Tiles of bf16 for instructions that multiply bf16.
-    #[cfg(target_arch = "x86_64")]
-    Tiles(Tiles),
+    /// Rows of bf16 for instructions that multiply bf16, this many elements apart.
+    Pairs(Host<bf16>, usize),
 }
 
 impl Operand<'_> {
@@ -110,22 +101,30 @@ impl Operand<'_> {
                 rows.iter_mut().zip(x).for_each(|(o, &v)| *o = crate::f16::from_f32(v).to_f32());
                 Operand::Rows(Rounded::New(rows), k)
             }
-            #[cfg(target_arch = "x86_64")]
-            Panels::BF16(_) if level() >= Level::Avx512Bf16 => Operand::Tiles(Tiles::new(x, m, k)),
+            Panels::BF16(_) if level() >= Level::Avx512Bf16 => {
+                let (rows, ld) = rounded(x, m, k, narrow);
+                Operand::Pairs(rows, ld)
+            }
             Panels::BF16(_) => {
-                let ld = k.next_multiple_of(32);
-                let mut rows = if ld == k { Host::<f32>::scratch(m * ld) } else { Host::zeros(m * ld) };
-                let per = if m >= 64 { 16 * ld } else { m * ld };
-                // (With k = 0 there is nothing to round, and nothing to split.)
-                par::for_each_chunk(&mut rows, per, |i, rows| {
-                    let first = i * per / ld.max(1);
-                    rows.chunks_exact_mut(ld).zip(x[first * k..].chunks_exact(k)).for_each(|(o, x)| round(x, &mut o[..k]));
-                });
+                let (rows, ld) = rounded(x, m, k, round);
                 Operand::Rows(Rounded::New(rows), ld)
             }
             _ => Operand::Rows(Rounded::AsIs(x), k),
         }
     }
+}
+
+/// Rows of x, each by `round`, and how far they are apart: K or a little more, zero there, so that whole tiles of 32 can be read.
+fn rounded<T: Kept + Send>(x: &[f32], m: usize, k: usize, round: fn(&[f32], &mut [T])) -> (Host<T>, usize) {
+    let ld = k.next_multiple_of(32);
+    let mut rows = if ld == k { Host::scratch(m * ld) } else { Host::zeros(m * ld) };
+    let per = if m >= 64 { 16 * ld } else { m * ld };
+    // (With k = 0 there is nothing to round, and nothing to split.)
+    par::for_each_chunk(&mut rows, per, |i, rows| {
+        let first = i * per / ld.max(1);
+        rows.chunks_exact_mut(ld).zip(x[first * k..].chunks_exact(k)).for_each(|(o, x)| round(x, &mut o[..k]));
+    });
+    (rows, ld)
 }
 
 multiversion! {
@@ -193,6 +192,18 @@ fn f32_block(x: &[f32], ld: usize, k: usize, panels: *const f32, sink: &Sink) {
     let into = if sink.add { gemm::Into::Add } else { gemm::Into::Store };
     // SAFETY: x holds rows r0..r1 of k; panels holds k lines of 16 per 16 columns; the block of y is this task's.
     unsafe { gemm_raw(into, r1 - r0, c1 - c0, k, rows(&x[r0 * ld..r1 * ld], ld), panels, 16, k * 16, sink.at(r0), sink.n) }
+    sink.add_bias();
+}
+
+/// x: rows of `ld` bf16; lines: ld / 2 for every 16 columns of the sink.
+fn pairs_block(x: &[bf16], ld: usize, lines: &[LineBf16], sink: &Sink) {
+    let ((r0, r1), (c0, c1)) = (sink.rows, sink.cols);
+    let x = &x[r0 * ld..r1 * ld];
+    assert!((c1 - c0).div_ceil(16) * ld / 2 <= lines.len());
+    let (a, b, c) = (x.as_ptr() as *const u16, lines.as_ptr() as *const u16, sink.at(r0));
+    let p = Pairs { k: ld / 2, a, lda: ld, b, ldb: 32, panel: 16 * ld, c, ldc: sink.n, add: sink.add };
+    // SAFETY: x holds rows r0..r1, `lines` whole panels, by the assert; the block of y is this task's.
+    unsafe { PairProducts::new().product(p, r1 - r0, c1 - c0) }
     sink.add_bias();
 }
 

@@ -10,8 +10,6 @@ pub(crate) mod cuda;
 pub mod naive;
 mod pack;
 pub mod quant;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 pub use pack::Packed;
 pub use quant::Quant;

@@ -2,6 +2,7 @@
 
 mod backward;
 mod decode;
+mod pairs;
 mod prefill;
 
 use super::Dims;

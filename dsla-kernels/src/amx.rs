@@ -1,0 +1,218 @@
+//! Products of bf16 on AMX tiles: C [16 rows, 16 columns] of f32 in a register, A [16 rows, 32] and B [16 pairs, 16 columns] of
+//! bf16 in two more.
+//!
+//! A column is summed 32 at a time: the even and the odd products of 32 each in order, then both to the sum. So a row's bits do
+//! not depend on the rows beside it, whatever the shape of the block.
+
+use crate::gemm::Pairs;
+use std::arch::asm;
+
+/// Pairs of bf16 along the sum that one tile has.
+pub(crate) const PAIRS: usize = 16;
+
+/// Pairs along the sum per pass over the rows at most: two panels of as many are 36 KB, which stay in the L1.
+const DEPTH: usize = 18 * PAIRS;
+
+/// What the eight tile registers hold (palette 1): bytes per row and rows of each.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes_per_row: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// The tile registers of this thread; given back on drop, so that context switches stay cheap.
+pub(crate) struct Tiles {
+    /// Rows and columns of every tile.
+    shapes: [(usize, usize); 8],
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        if self.shapes[0].0 > 0 {
+            // SAFETY: there are tile registers, for they were used.
+            unsafe { asm!("tilerelease", options(nostack, nomem)) }
+        }
+    }
+}
+
+impl Tiles {
+    /// Nothing is done before the first product.
+    pub fn new() -> Tiles {
+        Tiles { shapes: [(0, 0); 8] }
+    }
+
+    /// Loading shapes takes as long as twelve products of tiles.
+    ///
+    /// # Safety
+    /// The level is AMX; 1 to 16 rows and columns.
+    unsafe fn shape(&mut self, shapes: [(usize, usize); 8]) {
+        if self.shapes == shapes {
+            return;
+        }
+        self.shapes = shapes;
+        let mut s = Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
+        for (i, (rows, columns)) in shapes.into_iter().enumerate() {
+            (s.rows[i], s.bytes_per_row[i]) = (rows as u8, 4 * columns as u16);
+        }
+        // SAFETY: a valid configuration, by the caller.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &s, options(nostack, readonly)) };
+    }
+
+    /// C [m, n] = A B, or added to, for k a multiple of [`PAIRS`] and any m and n; B has whole panels.
+    ///
+    /// # Safety
+    /// The level is AMX; A, B and C hold what is addressed.
+    pub unsafe fn product(&mut self, p: Pairs, m: usize, n: usize) {
+        debug_assert!(p.k.is_multiple_of(PAIRS));
+        // Few rows: one tile of rows against four panels, which is one pass over B. Many: two by two.
+        let (down, across) = if m <= 16 { (16, 64) } else { (32, 32) };
+        let depth = p.k.div_ceil(p.k.div_ceil(DEPTH).max(1)).next_multiple_of(PAIRS).max(PAIRS);
+        // Whole tiles first, then those that the edges cut: every region has one shape.
+        let cuts = |all: usize| [(0, all / 16 * 16, 16), (all / 16 * 16, all, all % 16)];
+        for (j0, j1, columns) in cuts(n).into_iter().filter(|c| c.0 < c.1) {
+            for (i0, i1, rows) in cuts(m).into_iter().filter(|c| c.0 < c.1) {
+                let (a, b, c) = ((rows, 16), (16, columns), (rows, columns));
+                // SAFETY: the caller's; blocks lie inside m and n.
+                unsafe {
+                    self.shape(if down == 16 { [c, c, c, c, a, b, b, b] } else { [c, c, c, c, a, a, b, b] });
+                    for j in (j0..j1).step_by(across) {
+                        for t in (0..p.k.max(1)).step_by(depth) {
+                            let part = Pairs { k: depth.min(p.k - t), add: p.add || t > 0, ..p };
+                            for i in (i0..i1).step_by(down) {
+                                let at = Pairs {
+                                    a: part.a.add(i * p.lda + 2 * t),
+                                    b: part.b.add(j / 16 * p.panel + t * p.ldb),
+                                    c: part.c.add(i * p.ldc + j),
+                                    ..part
+                                };
+                                // Tiles of the block that are there; others repeat the last.
+                                let (high, broad) = ((i1 - i).div_ceil(16), (j1 - j).div_ceil(16));
+                                if down == 16 { row(at, broad) } else { square(at, high, broad) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The accumulators tmm0 to tmm3 from C, or zero.
+#[inline(always)]
+unsafe fn begin(c: [*mut f32; 4], stride: usize, add: bool) {
+    // SAFETY: the caller's. The compiler itself never touches tile registers, so they need no clobbers.
+    unsafe {
+        match add {
+            true => asm!(
+                "tileloadd tmm0, [{c0} + {s}]",
+                "tileloadd tmm1, [{c1} + {s}]",
+                "tileloadd tmm2, [{c2} + {s}]",
+                "tileloadd tmm3, [{c3} + {s}]",
+                c0 = in(reg) c[0], c1 = in(reg) c[1], c2 = in(reg) c[2], c3 = in(reg) c[3], s = in(reg) stride,
+                options(nostack, readonly),
+            ),
+            false => asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem)),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn end(c: [*mut f32; 4], stride: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!(
+            "tilestored [{c0} + {s}], tmm0",
+            "tilestored [{c1} + {s}], tmm1",
+            "tilestored [{c2} + {s}], tmm2",
+            "tilestored [{c3} + {s}], tmm3",
+            c0 = in(reg) c[0], c1 = in(reg) c[1], c2 = in(reg) c[2], c3 = in(reg) c[3], s = in(reg) stride,
+            options(nostack),
+        )
+    }
+}
+
+/// Two tiles of rows by two panels.
+#[inline(always)]
+unsafe fn square(p: Pairs, high: usize, broad: usize) {
+    // SAFETY: the caller's; where a second tile is not there, the first is computed twice.
+    unsafe {
+        let (down, right) = (if high > 1 { 16 } else { 0 }, if broad > 1 { 1 } else { 0 });
+        let c = [(0, 0), (0, right), (down, 0), (down, right)].map(|(r, q)| p.c.add(r * p.ldc + 16 * q));
+        begin(c, 4 * p.ldc, p.add);
+        if p.k > 0 {
+            asm!(
+                "2:",
+                "tileloadd tmm4, [{a0} + {sa}]",
+                "tileloadd tmm6, [{b0} + {sb}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{b1} + {sb}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a1} + {sa}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a0}, 64",
+                "add {a1}, 64",
+                "add {b0}, {db}",
+                "add {b1}, {db}",
+                "dec {n}",
+                "jnz 2b",
+                a0 = inout(reg) p.a => _,
+                a1 = inout(reg) p.a.add(down * p.lda) => _,
+                b0 = inout(reg) p.b => _,
+                b1 = inout(reg) p.b.add(right * p.panel) => _,
+                n = inout(reg) p.k / PAIRS => _,
+                sa = in(reg) 2 * p.lda,
+                sb = in(reg) 2 * p.ldb,
+                db = in(reg) 2 * PAIRS * p.ldb,
+                options(nostack, readonly),
+            );
+        }
+        end(c, 4 * p.ldc);
+    }
+}
+
+/// One tile of rows by four panels.
+#[inline(always)]
+unsafe fn row(p: Pairs, broad: usize) {
+    // SAFETY: the caller's; the last panel that is there stands for those that are not.
+    unsafe {
+        let panel = |q: usize| q.min(broad - 1);
+        let c = [0, 1, 2, 3].map(|q| p.c.add(16 * panel(q)));
+        begin(c, 4 * p.ldc, p.add);
+        if p.k > 0 {
+            asm!(
+                "2:",
+                "tileloadd tmm4, [{a} + {sa}]",
+                "tileloadd tmm5, [{b0} + {sb}]",
+                "tdpbf16ps tmm0, tmm4, tmm5",
+                "tileloadd tmm6, [{b1} + {sb}]",
+                "tdpbf16ps tmm1, tmm4, tmm6",
+                "tileloadd tmm7, [{b2} + {sb}]",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tileloadd tmm5, [{b3} + {sb}]",
+                "tdpbf16ps tmm3, tmm4, tmm5",
+                "add {a}, 64",
+                "add {b0}, {db}",
+                "add {b1}, {db}",
+                "add {b2}, {db}",
+                "add {b3}, {db}",
+                "dec {n}",
+                "jnz 2b",
+                a = inout(reg) p.a => _,
+                b0 = inout(reg) p.b => _,
+                b1 = inout(reg) p.b.add(panel(1) * p.panel) => _,
+                b2 = inout(reg) p.b.add(panel(2) * p.panel) => _,
+                b3 = inout(reg) p.b.add(panel(3) * p.panel) => _,
+                n = inout(reg) p.k / PAIRS => _,
+                sa = in(reg) 2 * p.lda,
+                sb = in(reg) 2 * p.ldb,
+                db = in(reg) 2 * PAIRS * p.ldb,
+                options(nostack, readonly),
+            );
+        }
+        end(c, 4 * p.ldc);
+    }
+}
