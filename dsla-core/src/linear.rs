@@ -2,13 +2,13 @@
 
 use dsla_kernels::ops::linear::{self, Packed};
 use dsla_kernels::ops::{rms_norm, swiglu};
+use dsla_kernels::simd::multiplies_bf16;
 use dsla_kernels::{DType, Device, Result, Tensor, View, ViewMut};
 
 pub use dsla_kernels::ops::linear::Into;
 
-/// What ops hand each other in a model of this dtype. A product rounds its input to its weight's dtype, so on a GPU,
-/// which is bound by bytes, they hand it over rounded; the host's kernels round as they read. The residual stream is
-/// f32.
+/// What attention hands on in a model of this dtype. A product rounds its input to its weight's dtype, so on a GPU, which is
+/// bound by bytes, it is handed over rounded; the host's kernels round as they read. The residual stream is f32.
 pub fn activation(device: Device, dtype: DType) -> DType {
     match device {
         Device::Cpu => DType::F32,
@@ -39,14 +39,20 @@ impl Linear {
         Ok(Linear { weight: Packed::transposed(weight.view())?, bias: None })
     }
 
-    /// The dtype that an input is best written in: [`activation`] for its weight. f32 always fits.
+    /// The dtype that an input is best written in: the weight's on a GPU, and bf16 on a host that multiplies it, else f32,
+    /// which always fits.
     pub fn reads(&self) -> DType {
-        activation(self.weight.device(), self.weight.dtype())
+        match (self.weight.device(), self.weight.dtype()) {
+            (Device::Cpu, DType::BF16) if multiplies_bf16() => DType::BF16,
+            (device, dtype) => activation(device, dtype),
+        }
     }
 
-    /// silu(gate) * up of a layer whose rows are a gate's and then an up's, in f32 or the weight's dtype: [M, N / 2].
+    /// silu(gate) * up of a layer whose rows are a gate's and then an up's, in `dtype` if that is the weight's, else in f32:
+    /// [M, N / 2].
     pub fn forward_swiglu(&self, x: View, dtype: DType) -> Result<Tensor> {
         let [m, _] = x.dims("linear", "x")?;
+        let dtype = if dtype == self.weight.dtype() { dtype } else { DType::F32 };
         let mut y = Tensor::empty_on(x.device(), [m, self.weight.n() / 2], dtype)?;
         match self.bias {
             None => linear::forward_swiglu(x, &self.weight, y.view_mut())?,

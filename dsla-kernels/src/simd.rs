@@ -54,9 +54,14 @@ pub(crate) fn vnni() -> bool {
 
 static PAIRS: AtomicU8 = AtomicU8::new(0);
 
+/// Whether the level in use has products of bf16.
+pub fn multiplies_bf16() -> bool {
+    level() >= Level::Avx512Bf16
+}
+
 /// Whether attention multiplies bf16 as such: where the machine does, or where a test asks for it.
 pub fn pairs() -> bool {
-    level() >= Level::Avx512Bf16 || PAIRS.load(Ordering::Relaxed) == 1
+    multiplies_bf16() || PAIRS.load(Ordering::Relaxed) == 1
 }
 
 /// Tests: take the path that multiplies bf16 also where that is emulated.
@@ -118,6 +123,13 @@ fn amx_available() -> bool {
 /// `$fma` is `true` where `f32::mul_add` is one instruction (it is a slow library call elsewhere): use [`madd`].
 #[macro_export]
 macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident<const $fma:ident: bool>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        $(#[$meta])*
+        $vis unsafe fn $name($($arg: $ty),*) {
+            $crate::multiversion! { fn safe<const $fma: bool>($($arg: $ty),*) $body }
+            safe($($arg),*)
+        }
+    };
     ($(#[$meta:meta])* $vis:vis fn $name:ident<const $fma:ident: bool>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {

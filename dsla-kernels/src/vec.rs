@@ -127,12 +127,16 @@ multiversion! {
     /// f32 to the nearest bf16, ties to even; NaN stays NaN. As `bf16::from_f32`, but it vectorises.
     pub(crate) fn narrow<const FMA: bool>(x: &[f32], out: &mut [bf16]) {
         let _ = FMA;
-        for (o, &v) in out.iter_mut().zip(x) {
-            let b = v.to_bits();
-            let r = (b.wrapping_add(0x7fff + ((b >> 16) & 1)) >> 16) as u16;
-            *o = bf16::from_bits(if v.is_nan() { (b >> 16) as u16 | 0x40 } else { r });
-        }
+        out.iter_mut().zip(x).for_each(|(o, &v)| *o = nearest_bf16(v));
     }
+}
+
+/// For use inside `multiversion!` bodies; [`narrow`] elsewhere.
+#[inline(always)]
+pub(crate) fn nearest_bf16(v: f32) -> bf16 {
+    let b = v.to_bits();
+    let r = (b.wrapping_add(0x7fff + ((b >> 16) & 1)) >> 16) as u16;
+    bf16::from_bits(if v.is_nan() { (b >> 16) as u16 | 0x40 } else { r })
 }
 
 /// dst [n rows, cols] <- transposed: src row r starts at `src[r * ld]`, dst is [cols][ldd] with column r.

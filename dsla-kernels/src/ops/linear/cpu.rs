@@ -2,10 +2,11 @@
 
 use super::pack::{LineBf16, LineF32, Packed, Panels};
 use super::Into;
+use crate::ops::swiglu::cpu as swiglu;
 use crate::gemm::{self, PairProducts, Pairs, gemm_raw, rows};
 use crate::par::{self, SendPtr};
 use crate::simd::lanes::{Lanes, lanes, prefetch};
-use crate::simd::{Level, level};
+use crate::simd::multiplies_bf16;
 use crate::{bf16, multiversion};
 use crate::host::{Host, Kept};
 use crate::vec::narrow;
@@ -20,12 +21,25 @@ const MANY: usize = 24;
 /// L2 that a task's rows of x may take, bytes: more than it has is no loss, they come in order.
 const L2: usize = 512 << 10;
 
-pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into, y: &mut [f32]) {
+/// x of a call.
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    F32(&'a [f32]),
+    /// Of a weight that [`reads_bf16`].
+    BF16(&'a [bf16]),
+}
+
+/// Whether x of bf16 is multiplied as it is.
+pub fn reads_bf16(w: &Packed) -> bool {
+    matches!(w.data, Panels::BF16(_)) && multiplies_bf16()
+}
+
+pub fn forward(x: Input, m: usize, w: &Packed, bias: Option<&[f32]>, into: Into, y: &mut [f32]) {
     let (n, k) = (w.n(), w.k());
     if m == 0 || n == 0 {
         return;
     }
-    if let Panels::Quant(blocks) = &w.data {
+    if let (Panels::Quant(blocks), Input::F32(x)) = (&w.data, x) {
         return super::quant::cpu::forward(x, m, blocks, n, bias, into, y);
     }
     let x = Operand::new(x, m, k, w);
@@ -34,17 +48,10 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
         // Whole register tiles of 12 and of 6 rows.
         Operand::Rows(..) => (L2 / (4 * k.max(1)) / 12 * 12).clamp(24, 192),
     };
-    // Pairs of panels, dealt out evenly: enough tasks to balance, each wide enough to reuse its rows of x.
-    let (panels, down) = (n.div_ceil(16), m.div_ceil(rows));
-    let pairs = panels.div_ceil(2);
-    let across = pairs.min((4 * par::threads()).div_ceil(down).max(pairs.div_ceil(32)));
     let out = SendPtr(y.as_mut_ptr());
-    par::for_each(across * down, |task| {
-        let (i, r0) = (task % across, task / across * rows);
-        let (p0, p1) = (i * pairs / across * 2, ((i + 1) * pairs / across * 2).min(panels));
-        let r1 = (r0 + rows).min(m);
-        let (c0, c1) = (p0 * 16, (p1 * 16).min(n));
-        let sink = Sink { y: out, n, rows: (r0, r1), cols: (c0, c1), bias, add: into == Into::Add };
+    tasks(m, n.div_ceil(16), rows, |(r0, r1), (p0, p1)| {
+        let cols = (p0 * 16, (p1 * 16).min(n));
+        let sink = Sink { y: out, n, rows: (r0, r1), cols, bias, add: into == Into::Add };
         match (&w.data, &x) {
             (Panels::F32(lines) | Panels::F16(lines), Operand::Rows(x, ld)) => {
                 f32_block(x, *ld, k, lines[p0 * k..].as_ptr() as *const f32, &sink)
@@ -68,15 +75,71 @@ pub fn forward(x: &[f32], m: usize, w: &Packed, bias: Option<&[f32]>, into: Into
     });
 }
 
-/// Rows of x, or a copy of them.
-enum Rounded<'a> {
-    AsIs(&'a [f32]),
-    New(Host<f32>),
+/// What the output of [`forward_swiglu`] is in.
+#[derive(Clone, Copy)]
+pub enum Output {
+    F32(SendPtr<f32>),
+    BF16(SendPtr<bf16>),
 }
 
-impl Deref for Rounded<'_> {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
+/// Rows of a strip: with a panel of gates and one of ups, 36 KB at K = 576, its sums stay in the L1.
+const STRIP: usize = 32;
+
+/// y [M, F] = silu(x G^T) * (x U^T) for w that [`reads_bf16`], F a multiple of 16: sums become outputs as soon as they are there,
+/// so that nothing twice as wide goes through memory.
+pub fn forward_swiglu(x: Input, m: usize, w: &Packed, y: Output) {
+    let (f, Panels::BF16(lines)) = (w.n() / 2, &w.data) else { unreachable!("the caller has looked") };
+    let Operand::Pairs(x, ld) = Operand::new(x, m, w.k(), w) else { unreachable!("as above") };
+    if m == 0 || f == 0 {
+        return;
+    }
+    let (panels, size) = (f / 16, ld / 2);
+    assert!(f.is_multiple_of(16) && x.len() == m * ld && lines.len() == 2 * panels * size);
+    tasks(m, panels, ROWS, |(r0, r1), (p0, p1)| {
+        let (mut by, mut both) = (PairProducts::new(), Host::<f32>::scratch(STRIP * 32));
+        for p in p0..p1 {
+            for r in (r0..r1).step_by(STRIP) {
+                let rows = STRIP.min(r1 - r);
+                let (a, b) = (x[r * ld..].as_ptr() as *const u16, lines[p * size..].as_ptr() as *const u16);
+                // Two panels: a gate's, and its up's.
+                let panel = panels * size * 32;
+                let c = both.as_mut_ptr();
+                let product = Pairs { k: size, a, lda: ld, b, ldb: 32, panel, c, ldc: 32, add: false };
+                // SAFETY: rows r.. of x, panels p of both halves, and `both` are as large as that.
+                unsafe { by.product(product, rows, 32) }
+                let (both, at) = (&both[..rows * 32], r * f + p * 16);
+                // SAFETY: sixteen columns of these rows of y are this task's alone.
+                unsafe {
+                    match y {
+                        Output::F32(y) => swiglu::gated(both, y.get().add(at), f),
+                        Output::BF16(y) => swiglu::gated_bf16(both, y.get().add(at), f),
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Run f((first row, last), (first panel, last)) over blocks of y, in parallel: pairs of panels, dealt out evenly; enough tasks to
+/// balance, each wide enough to reuse its rows of x.
+fn tasks(m: usize, panels: usize, rows: usize, f: impl Fn((usize, usize), (usize, usize)) + Sync) {
+    let (pairs, down) = (panels.div_ceil(2), m.div_ceil(rows));
+    let across = pairs.min((4 * par::threads()).div_ceil(down).max(pairs.div_ceil(32)));
+    par::for_each(across * down, |task| {
+        let (i, r0) = (task % across, task / across * rows);
+        f((r0, (r0 + rows).min(m)), (i * pairs / across * 2, ((i + 1) * pairs / across * 2).min(panels)));
+    });
+}
+
+/// Rows of x, or a copy of them.
+enum Rounded<'a, T: Kept> {
+    AsIs(&'a [T]),
+    New(Host<T>),
+}
+
+impl<T: Kept> Deref for Rounded<'_, T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
         match self {
             Rounded::AsIs(x) => x,
             Rounded::New(x) => x,
@@ -87,13 +150,21 @@ impl Deref for Rounded<'_> {
 /// x as the kernels of a weight read it.
 enum Operand<'a> {
     /// Rows of f32 (rounded as the weight's dtype asks), this many elements apart.
-    Rows(Rounded<'a>, usize),
+    Rows(Rounded<'a, f32>, usize),
     /// Rows of bf16 for instructions that multiply bf16, this many elements apart.
-    Pairs(Host<bf16>, usize),
+    Pairs(Rounded<'a, bf16>, usize),
 }
 
 impl Operand<'_> {
-    fn new<'a>(x: &'a [f32], m: usize, k: usize, w: &Packed) -> Operand<'a> {
+    fn new<'a>(x: Input<'a>, m: usize, k: usize, w: &Packed) -> Operand<'a> {
+        let x = match x {
+            Input::F32(x) => x,
+            Input::BF16(x) if k.is_multiple_of(32) => return Operand::Pairs(Rounded::AsIs(x), k),
+            Input::BF16(x) => {
+                let (rows, ld) = rounded(x, m, k, <[bf16]>::copy_from_slice);
+                return Operand::Pairs(Rounded::New(rows), ld);
+            }
+        };
         match &w.data {
             // An f16 weight is held in f32, which holds its products exactly: only x is left to round.
             Panels::F16(_) => {
@@ -101,12 +172,12 @@ impl Operand<'_> {
                 rows.iter_mut().zip(x).for_each(|(o, &v)| *o = crate::f16::from_f32(v).to_f32());
                 Operand::Rows(Rounded::New(rows), k)
             }
-            Panels::BF16(_) if level() >= Level::Avx512Bf16 => {
-                let (rows, ld) = rounded(x, m, k, narrow);
-                Operand::Pairs(rows, ld)
+            Panels::BF16(_) if multiplies_bf16() => {
+                let (rows, ld) = rounded(x, m, k, |o, x| narrow(x, o));
+                Operand::Pairs(Rounded::New(rows), ld)
             }
             Panels::BF16(_) => {
-                let (rows, ld) = rounded(x, m, k, round);
+                let (rows, ld) = rounded(x, m, k, |o, x| round(x, o));
                 Operand::Rows(Rounded::New(rows), ld)
             }
             _ => Operand::Rows(Rounded::AsIs(x), k),
@@ -115,14 +186,14 @@ impl Operand<'_> {
 }
 
 /// Rows of x, each by `round`, and how far they are apart: K or a little more, zero there, so that whole tiles of 32 can be read.
-fn rounded<T: Kept + Send>(x: &[f32], m: usize, k: usize, round: fn(&[f32], &mut [T])) -> (Host<T>, usize) {
+fn rounded<S: Sync, T: Kept + Send>(x: &[S], m: usize, k: usize, round: impl Fn(&mut [T], &[S]) + Sync) -> (Host<T>, usize) {
     let ld = k.next_multiple_of(32);
     let mut rows = if ld == k { Host::scratch(m * ld) } else { Host::zeros(m * ld) };
     let per = if m >= 64 { 16 * ld } else { m * ld };
     // (With k = 0 there is nothing to round, and nothing to split.)
     par::for_each_chunk(&mut rows, per, |i, rows| {
         let first = i * per / ld.max(1);
-        rows.chunks_exact_mut(ld).zip(x[first * k..].chunks_exact(k)).for_each(|(o, x)| round(x, &mut o[..k]));
+        rows.chunks_exact_mut(ld).zip(x[first * k..].chunks_exact(k)).for_each(|(o, x)| round(&mut o[..k], x));
     });
     (rows, ld)
 }

@@ -14,7 +14,9 @@ pub mod quant;
 pub use pack::Packed;
 pub use quant::Quant;
 
-use crate::{DType, Device, Error, Result, Tensor, View, ViewMut};
+use crate::par::SendPtr;
+use crate::view::PlaceMut;
+use crate::{DType, Device, Error, Result, Slice, SliceMut, Tensor, View, ViewMut};
 use pack::Panels;
 
 const OP: &str = "linear";
@@ -57,15 +59,26 @@ fn forward_sized(x: View, w: &Packed, bias: Option<View>, into: Into, mut y: Vie
         check(y.as_view(), "y", &[m, w.n()])?;
         return cuda::forward(x, cuda::Product { w, bias, into, swiglu: false, size }, &mut y);
     }
-    if x.dtype() != DType::F32 && x.dtype() == w.dtype() && x.device() == Device::Cpu {
+    let rounded = x.dtype() != DType::F32 && x.dtype() == w.dtype() && x.device() == Device::Cpu;
+    if rounded && !cpu::reads_bf16(w) {
         let x = x.to_tensor()?.to_dtype(DType::F32)?;
         return forward_sized(x.view(), w, bias, into, y, size);
     }
-    let xs = x.expect_f32(OP, "x", &[m, k])?;
+    let xs = input(&x, rounded, [m, k])?;
     let bias = bias.map(|b| b.expect_f32(OP, "bias", &[w.n()])).transpose()?;
     let ys = y.expect_f32(OP, "y", &[m, w.n()])?;
     cpu::forward(xs, m, w, bias, into, ys);
     Ok(())
+}
+
+/// x on the host, in the weight's dtype or f32.
+fn input<'a>(x: &View<'a>, rounded: bool, shape: [usize; 2]) -> Result<cpu::Input<'a>> {
+    if rounded && x.device() == Device::Cpu {
+        if let Slice::BF16(x) = x.slice() {
+            return Ok(cpu::Input::BF16(x));
+        }
+    }
+    Ok(cpu::Input::F32(x.expect_f32(OP, "x", &shape)?))
 }
 
 /// Of f32 and the weight's dtype the one that an activation is in; f32 where it is in neither.
@@ -95,11 +108,24 @@ fn forward_swiglu_sized(x: View, w: &Packed, mut y: ViewMut, size: Size) -> Resu
         let p = cuda::Product { w, bias: None, into: Into::Store, swiglu: true, size };
         return cuda::forward(x, p, &mut y);
     }
-    let mut both = Tensor::empty([m, w.n()], DType::F32);
-    forward(x, w, None, Into::Store, both.view_mut())?;
     if either(y.dtype(), w.dtype()) != y.dtype() {
         return Err(Error::DType { op: OP, arg: "y", got: y.dtype(), want: "f32 or the weight's" });
     }
+    let f = w.n() / 2;
+    if cpu::reads_bf16(w) && f.is_multiple_of(16) {
+        y.as_view().expect_on(OP, "y", Device::Cpu, y.dtype(), &[m, f])?;
+        let xs = input(&x, x.dtype() != DType::F32, [m, k])?;
+        let PlaceMut::Host(ys) = &mut y.place else { unreachable!("the device was checked") };
+        let y = match ys {
+            SliceMut::F32(y) => cpu::Output::F32(SendPtr(y.as_mut_ptr())),
+            SliceMut::BF16(y) => cpu::Output::BF16(SendPtr(y.as_mut_ptr())),
+            _ => unreachable!("the dtype was checked"),
+        };
+        cpu::forward_swiglu(xs, m, w, y);
+        return Ok(());
+    }
+    let mut both = Tensor::empty([m, w.n()], DType::F32);
+    forward(x, w, None, Into::Store, both.view_mut())?;
     super::swiglu::forward(both.view(), y)
 }
 

@@ -1,6 +1,8 @@
 //! Rows in parallel; sums in sixteen lanes so that they vectorise and do not depend on the width of the machine.
 
-use crate::{multiversion, par, simd::madd, vec::axpy, vec::dot_lanes};
+use crate::host::Host;
+use crate::vec::{axpy, dot_lanes, narrow};
+use crate::{bf16, multiversion, par, simd::madd};
 
 const ROWS: usize = 16;
 const BLOCK: usize = 16_384;
@@ -9,6 +11,15 @@ pub fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], c: usize) {
     par::for_each_chunk(y, ROWS * c, |i, y| {
         let start = i * ROWS * c;
         forward_rows(&x[start..start + y.len()], w, eps, y);
+    });
+}
+
+/// [`forward`], rounded.
+pub fn forward_bf16(x: &[f32], w: &[f32], eps: f32, y: &mut [bf16], c: usize) {
+    par::for_each_chunk(y, ROWS * c, |i, y| {
+        let mut rows = Host::<f32>::scratch(y.len());
+        forward_rows(&x[i * ROWS * c..][..y.len()], w, eps, &mut rows);
+        narrow(&rows, y);
     });
 }
 

@@ -6,7 +6,8 @@ pub(crate) mod cuda;
 pub mod naive;
 
 use super::copy;
-use crate::{DType, Device, Result, View, ViewMut};
+use crate::view::PlaceMut;
+use crate::{DType, Device, Result, SliceMut, View, ViewMut};
 
 const OP: &str = "rms_norm";
 
@@ -18,10 +19,17 @@ pub fn forward(x: View, w: View, eps: f32, mut y: ViewMut) -> Result<()> {
     if x.device() != Device::Cpu {
         return cuda::forward(x, w, eps, &mut y, [t, c]);
     }
-    if y.dtype() != DType::F32 {
+    if y.dtype() == DType::F16 {
         return copy::through_f32(y, |y| forward(x, w, eps, y));
     }
     let (xs, ws) = (x.expect_f32(OP, "x", &[t, c])?, w.expect_f32(OP, "w", &[c])?);
+    if y.dtype() == DType::BF16 {
+        y.as_view().expect_on(OP, "y", Device::Cpu, DType::BF16, &[t, c])?;
+        if let PlaceMut::Host(SliceMut::BF16(ys)) = &mut y.place {
+            cpu::forward_bf16(xs, ws, eps, ys, c);
+        }
+        return Ok(());
+    }
     let ys = y.expect_f32(OP, "y", &[t, c])?;
     cpu::forward(xs, ws, eps, ys, c);
     Ok(())

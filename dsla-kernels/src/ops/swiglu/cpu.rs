@@ -1,6 +1,7 @@
 //! Rows in parallel, elements in vectors.
 
-use crate::{multiversion, par, simd};
+use crate::vec::nearest_bf16;
+use crate::{bf16, multiversion, par, simd};
 
 const ROWS: usize = 16;
 
@@ -16,7 +17,45 @@ multiversion! {
         for (row, y) in gate_up.chunks_exact(2 * f).zip(y.chunks_exact_mut(f)) {
             let (gate, up) = row.split_at(f);
             for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
-                *y = g / (1.0 + simd::exp::<FMA>(-g)) * u;
+                *y = gate_of::<FMA>(g) * u;
+            }
+        }
+    }
+}
+
+/// silu(g).
+#[inline(always)]
+fn gate_of<const FMA: bool>(g: f32) -> f32 {
+    g / (1.0 + simd::exp::<FMA>(-g))
+}
+
+multiversion! {
+    /// Sixteen columns of y, rows `ld` apart, from rows of sixteen gates and sixteen ups.
+    ///
+    /// # Safety
+    /// The columns are there, for as many rows, and the caller's alone.
+    pub unsafe fn gated<const FMA: bool>(both: &[f32], y: *mut f32, ld: usize) {
+        for (r, both) in both.chunks_exact(32).enumerate() {
+            // SAFETY: the caller's.
+            let y = unsafe { &mut *(y.add(r * ld) as *mut [f32; 16]) };
+            for l in 0..16 {
+                y[l] = gate_of::<FMA>(both[l]) * both[16 + l];
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// [`gated`], rounded.
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn gated_bf16<const FMA: bool>(both: &[f32], y: *mut bf16, ld: usize) {
+        for (r, both) in both.chunks_exact(32).enumerate() {
+            // SAFETY: the caller's.
+            let y = unsafe { &mut *(y.add(r * ld) as *mut [bf16; 16]) };
+            for l in 0..16 {
+                y[l] = nearest_bf16(gate_of::<FMA>(both[l]) * both[16 + l]);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! SwiGLU (Shazeer 2020), the gated activation of the Llama MLP: y = silu(gate) * up, silu(g) = g / (1 + e^-g).
 
 pub mod cases;
-mod cpu;
+pub(super) mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
 

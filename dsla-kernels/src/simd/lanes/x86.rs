@@ -171,36 +171,9 @@ impl Vector for Avx512 {
     }
 }
 
-impl Register for Avx512 {
-    const LANES: usize = 16;
-
-    #[inline(always)]
-    unsafe fn sum4(x: [Self; 4], p: *mut f32) {
-        // SAFETY: the caller's; AVX-512 DQ has the upper half as f32.
-        unsafe {
-            sums_of(x.map(|x| _mm256_add_ps(_mm512_castps512_ps256(x.0), _mm512_extractf32x8_ps(x.0, 1))), p)
-        }
-    }
-    #[inline(always)]
-    unsafe fn widen_int8(p: *const i8) -> Self {
-        // SAFETY: the caller's.
-        unsafe {
-            let v = _mm512_cvtepi8_epi32(_mm_loadu_si128(p as *const __m128i));
-            Avx512(_mm512_cvtepi32_ps(v))
-        }
-    }
-    #[inline(always)]
-    unsafe fn widen_bf16(p: *const u16) -> Self {
-        // SAFETY: the caller's.
-        unsafe {
-            let v = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p as *const __m256i));
-            Avx512(_mm512_castsi512_ps(_mm512_slli_epi32(v, 16)))
-        }
-    }
-}
-
 impl Lanes for Avx512 {
-    type Register = Self;
+    // What reads caches row by row is bound by memory, and written for sixteen registers of eight.
+    type Register = Eight;
     type Mask = __mmask16;
     const WIDE: bool = true;
 
@@ -265,7 +238,7 @@ impl Vector for Avx512Bf16 {
 }
 
 impl Lanes for Avx512Bf16 {
-    type Register = Avx512;
+    type Register = Eight;
     type Mask = __mmask16;
     const WIDE: bool = true;
 
