@@ -15,6 +15,7 @@ pub(crate) mod gemm;
 pub(crate) mod host;
 pub mod limits;
 pub mod ops;
+mod pair_panels;
 mod panels;
 pub mod par;
 pub mod real;

@@ -28,8 +28,8 @@ fn attention_over_pairs_of_bf16() {
     dsla_kernels::simd::force_pairs(true);
     let mut run = 0;
     for level in levels() {
-        for (op, cases) in dsla_kernels::ops::all().into_iter().filter(|(op, _)| *op == "softmax_attention") {
-            for case in cases.iter().filter(|c| !c.bench && c.id.contains("bf16")) {
+        for (op, cases) in dsla_kernels::ops::all() {
+            for case in cases.iter().filter(|c| !c.bench && c.id.contains("bf16") && rounds(op, &c.id)) {
                 check(op, case, level);
                 run += 1;
             }

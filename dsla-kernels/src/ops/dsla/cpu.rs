@@ -6,7 +6,7 @@ use super::{Args, Dims, Normalizer, read, step};
 use crate::gemm::{Into, gemm, rows};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
-use crate::simd::madd;
+use crate::simd::{self, madd};
 use crate::vec::{dot, exp_sub_sum, head_rows, max, transpose};
 use crate::{Slice, View, multiversion};
 
@@ -43,6 +43,8 @@ pub fn forward(
     saved: Option<(&mut [f32], &mut [f32])>,
     out: &mut [f32],
 ) {
+    // (A backward pass computes all of it again, in f32, from what is saved.)
+    let exact = saved.is_some() || !simd::pairs();
     let (den, peak) = match saved {
         Some((d, p)) => (Some(d), Some(p)),
         None => (None, None),
@@ -66,11 +68,11 @@ pub fn forward(
         let (op, dp) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
         par::for_each(count * n.g, |task| {
             let into = read::Into { out: op, den: dp };
-            read::chunk(&lin, n, task % n.g, first + task / n.g, &states, task / n.g, into);
+            read::chunk(&lin, n, task % n.g, first + task / n.g, &states, task / n.g, into, exact);
         });
         states.copy_out(n, count, s, z);
     }
-    merge(x, n, den, peak, out);
+    merge(x, n, den, peak, out, exact);
 }
 
 pub fn fold(phi_k: View, v: View, log_decay: View, n: Dims, s: &mut [f32], z: &mut [f32]) {
@@ -169,12 +171,12 @@ multiversion! {
 }
 
 /// Put the window's part and the states' part together and normalise, in place.
-fn merge(x: &Args, n: Dims, den: &mut [f32], peak: Option<&mut [f32]>, out: &mut [f32]) {
+fn merge(x: &Args, n: Dims, den: &mut [f32], peak: Option<&mut [f32]>, out: &mut [f32], exact: bool) {
     let (q, mix, slope) = (f32s(&x.q), f32s(&x.mix), f32s(&x.slope));
     let group = n.h / n.g;
     let (op, dp) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
     let pp = peak.map(|p| SendPtr(p.as_mut_ptr()));
-    let window = (n.w > 0 && n.d > 0).then(|| Window::new(x, n));
+    let window = (n.w > 0 && n.d > 0).then(|| Window::new(x, n, exact));
     par::for_each(Tile::count(n) * n.g, |task| {
         let (tile, g) = (task / n.g, task % n.g);
         let (t0, m) = (tile * TILE, TILE.min(n.t - tile * TILE));

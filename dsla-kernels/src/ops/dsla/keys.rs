@@ -67,7 +67,7 @@ impl Keys {
 
 multiversion! {
     /// reach = e^c, keep = e^(c_last - c).
-    fn shares<const FMA: bool>(c: &[f64], reach: &mut [f32; CHUNK], keep: &mut [f32; CHUNK]) {
+    pub fn shares<const FMA: bool>(c: &[f64], reach: &mut [f32; CHUNK], keep: &mut [f32; CHUNK]) {
         let last = c[c.len() - 1];
         for ((c, reach), keep) in c.iter().zip(reach).zip(keep) {
             (*reach, *keep) = (exp_fall::<FMA>(*c as f32), exp_fall::<FMA>((last - c) as f32));

@@ -27,6 +27,7 @@ pub(crate) mod cpu;
 pub(crate) mod cuda;
 mod keys;
 pub mod naive;
+mod pairs;
 mod read;
 mod step;
 mod window;

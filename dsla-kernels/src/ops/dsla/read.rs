@@ -3,6 +3,7 @@
 use super::Dims;
 use super::chunk::{Chunk, Linear, States, chunk_len, decay_matrix, pairwise, scale_queries};
 use super::keys::{BLOCK, Keys, PAD};
+use super::pairs;
 use crate::gemm::{self, gemm, panels, product_panels, rows};
 use crate::host::Host;
 use crate::multiversion;
@@ -21,7 +22,7 @@ pub struct Into {
 impl Into {
     /// # Safety
     /// (query, head) `row` must be this caller's alone.
-    unsafe fn put(self, row: usize, num: &[f32], den: f32) {
+    pub unsafe fn put(self, row: usize, num: &[f32], den: f32) {
         // SAFETY: the caller's.
         unsafe {
             std::slice::from_raw_parts_mut(self.out.get().add(row * num.len()), num.len()).copy_from_slice(num);
@@ -31,7 +32,11 @@ impl Into {
 }
 
 /// All heads of kv head g against chunk `number`, number `at` of the run whose states are given. The rows are the caller's alone.
-pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: usize, into: Into) {
+/// `exact`: nothing is rounded.
+pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: usize, into: Into, exact: bool) {
+    if !exact && pairs::fits(x, n) {
+        return pairs::chunk(x, n, g, number, states, at, into);
+    }
     if n.e == 1 {
         return scalar(x, n, g, &Keys::load(x, n, g, number), states, at, into);
     }

@@ -13,8 +13,14 @@ use crate::vec::narrow;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 
-/// Rows of x per task: 256 rows of bf16 at K = 1536 are 768 KB, inside a core's L2.
-const ROWS: usize = 256;
+/// L2 that a task's rows of bf16 may take, bytes: half of what machines have that multiply bf16.
+const PAIRS_L2: usize = 1 << 20;
+
+/// Rows of x per task, of m rows of `ld` bf16: each task goes over its panels once, so as few as fit, and all alike.
+fn pair_rows(m: usize, ld: usize) -> usize {
+    let most = (PAIRS_L2 / (2 * ld.max(1))).max(STRIP);
+    m.div_ceil(m.div_ceil(most).max(1)).next_multiple_of(STRIP)
+}
 
 /// Rows of x that are worth widening a panel of bf16 for.
 const MANY: usize = 24;
@@ -44,7 +50,7 @@ pub fn forward(x: Input, m: usize, w: &Packed, bias: Option<&[f32]>, into: Into,
     }
     let x = Operand::new(x, m, k, w);
     let rows = match x {
-        Operand::Pairs(..) => ROWS,
+        Operand::Pairs(_, ld) => pair_rows(m, ld),
         // Whole register tiles of 12 and of 6 rows.
         Operand::Rows(..) => (L2 / (4 * k.max(1)) / 12 * 12).clamp(24, 192),
     };
@@ -95,7 +101,7 @@ pub fn forward_swiglu(x: Input, m: usize, w: &Packed, y: Output) {
     }
     let (panels, size) = (f / 16, ld / 2);
     assert!(f.is_multiple_of(16) && x.len() == m * ld && lines.len() == 2 * panels * size);
-    tasks(m, panels, ROWS, |(r0, r1), (p0, p1)| {
+    tasks(m, panels, pair_rows(m, ld), |(r0, r1), (p0, p1)| {
         let (mut by, mut both) = (PairProducts::new(), Host::<f32>::scratch(STRIP * 32));
         for p in p0..p1 {
             for r in (r0..r1).step_by(STRIP) {
