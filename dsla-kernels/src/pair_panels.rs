@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::panels::Of;
 use crate::par::{self, SendPtr};
 use crate::vec::nearest_bf16;
+use std::ops::Range;
 
 /// Keys per packing task: whole panels, and whole tiles of values.
 const RUN: usize = 256;
@@ -83,8 +84,8 @@ impl PairPanels {
         unsafe { by.product(p, m, cols) }
     }
 
-    /// out [m, D] += a [m, cols], rows `ld` apart, times the values of rows `first`.. of head g; a is zero from there on up to
-    /// whole tiles.
+    /// out [m, D] += a [m, cols], rows `ld` apart, times the values of rows `first`.. of head g, in some columns: whole panels. a
+    /// is zero from `cols` on up to whole tiles.
     pub fn weighted(
         &self,
         by: &mut PairProducts,
@@ -94,6 +95,7 @@ impl PairPanels {
         a: &[bf16],
         ld: usize,
         out: &mut [f32],
+        columns: Range<usize>,
     ) {
         let (d, m, cols) = (self.d, out.len() / self.d.max(1), cols.next_multiple_of(TILE));
         if m == 0 || cols == 0 {
@@ -101,10 +103,14 @@ impl PairPanels {
         }
         let v = &self.values[(g * self.rows + first) * d..][..cols * d];
         assert!(first.is_multiple_of(2) && (m - 1) * ld + cols <= a.len(), "weighted: {m} rows of {cols}, {ld} apart");
-        let (a, b, c) = (a.as_ptr() as *const u16, v.as_ptr() as *const u16, out.as_mut_ptr());
-        let p = Pairs { k: cols / 2, a, lda: ld, b, ldb: 2 * d, panel: 32, c, ldc: d, add: true };
+        assert!(columns.start.is_multiple_of(16) && columns.end <= d, "weighted: columns {columns:?} of {d}");
+        let (a, v) = (a.as_ptr() as *const u16, v.as_ptr() as *const u16);
         // SAFETY: a holds m rows of whole tiles, v as many lines, out m rows of d, which is whole panels.
-        unsafe { by.product(p, m, d) }
+        unsafe {
+            let (b, c) = (v.add(2 * columns.start), out.as_mut_ptr().add(columns.start));
+            let p = Pairs { k: cols / 2, a, lda: ld, b, ldb: 2 * d, panel: 32, c, ldc: d, add: true };
+            by.product(p, m, columns.len())
+        }
     }
 }
 

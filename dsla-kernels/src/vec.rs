@@ -1,7 +1,7 @@
 //! Small vector helpers that attention kernels share; each is compiled for every level.
 
 use crate::multiversion;
-use crate::simd::lanes::tree;
+use crate::simd::lanes::{lanes, tree};
 use crate::simd::{exp_fall, exp2_fall, madd};
 use crate::{DType, Slice, View, bf16};
 
@@ -55,7 +55,12 @@ multiversion! {
                 lanes[l] = if c[l] > lanes[l] { c[l] } else { lanes[l] };
             }
         }
-        lanes.iter().fold(tail, |m, &v| if v > m { v } else { m })
+        let mut half = 8;
+        while half > 0 {
+            (0..half).for_each(|l| lanes[l] = if lanes[l + half] > lanes[l] { lanes[l + half] } else { lanes[l] });
+            half /= 2;
+        }
+        if tail > lanes[0] { tail } else { lanes[0] }
     }
 }
 
@@ -79,37 +84,66 @@ multiversion! {
     }
 }
 
-multiversion! {
-    /// A step of an online softmax: out <- 2^(scale (x - m)) rounded, m the largest of x and `peak`; returns m, and the sum
-    /// before rounding. Whole vectors of 16; zeros where all is -inf.
-    pub(crate) fn soften<const FMA: bool>(x: &[f32], scale: f32, peak: f32, out: &mut [bf16]) -> (f32, f32) {
-        let mut lanes = [peak; 16];
-        for x in x.chunks_exact(16) {
-            for l in 0..16 {
-                lanes[l] = if x[l] > lanes[l] { x[l] } else { lanes[l] };
+/// A row of a softmax whose weights are rounded to bf16 and read by products in pairs. A weight is 2^(scale (x - peak)).
+#[derive(Clone, Copy)]
+pub(crate) struct SoftRow {
+    /// What scores are measured against, best the largest of them.
+    pub peak: f32,
+    /// The sum of the weights before rounding, lane by lane.
+    sums: [f32; 16],
+}
+
+impl SoftRow {
+    pub const NONE: SoftRow = SoftRow { peak: f32::NEG_INFINITY, sums: [0.0; 16] };
+
+    /// Raise the peak to that of scores x. Returns by what all that was weighted so far is to be multiplied, if it is.
+    pub fn raise(&mut self, x: &[f32], scale: f32) -> Option<f32> {
+        let top = max(x);
+        if top <= self.peak || top == f32::NEG_INFINITY {
+            return None;
+        }
+        let fade = exp2_fall::<false>((self.peak - top) * scale);
+        self.peak = top;
+        self.sums.iter_mut().for_each(|s| *s *= fade);
+        Some(fade)
+    }
+
+    /// The weights of scores x against the peak: whole vectors of 16; none where no score was more than -inf.
+    pub fn weigh(&mut self, x: &[f32], scale: f32, out: &mut [bf16]) {
+        assert!(x.len() == out.len() && x.len().is_multiple_of(16), "weigh: {} scores for {}", x.len(), out.len());
+        if self.peak == f32::NEG_INFINITY {
+            return out.fill(bf16::ZERO);
+        }
+        // SAFETY: both hold whole vectors.
+        unsafe {
+            let out = out.as_mut_ptr() as *mut u16;
+            weigh(x.as_ptr(), x.len(), scale, -self.peak * scale, out, &mut self.sums)
+        }
+    }
+
+    /// The sum of the weights.
+    pub fn sum(&self) -> f32 {
+        tree(self.sums)
+    }
+}
+
+lanes! {
+    /// out <- 2^(scale x + shift), rounded; to `sums` before that. What is beyond 2^100 becomes that.
+    unsafe fn weigh<V>(x: *const f32, n: usize, scale: f32, shift: f32, out: *mut u16, sums: &mut [f32; 16]) {
+        // SAFETY: the caller's: n elements, whole vectors.
+        unsafe {
+            let (scale, shift) = (V::splat(scale), V::splat(shift));
+            let mut all = V::load(sums.as_ptr());
+            for at in (0..n).step_by(16) {
+                let mut e = [0.0f32; 16];
+                shift.fma(V::load(x.add(at)), scale).store(e.as_mut_ptr());
+                e.iter_mut().for_each(|e| *e = exp2_fall::<true>(if *e > 100.0 { 100.0 } else { *e }));
+                let e = V::load(e.as_ptr());
+                all = all.add(e);
+                e.store_bf16(out.add(at));
             }
+            all.store(sums.as_mut_ptr());
         }
-        let mut half = 8;
-        while half > 0 {
-            (0..half).for_each(|l| lanes[l] = if lanes[l + half] > lanes[l] { lanes[l + half] } else { lanes[l] });
-            half /= 2;
-        }
-        let m = lanes[0];
-        if m == f32::NEG_INFINITY {
-            out.fill(bf16::ZERO);
-            return (m, 0.0);
-        }
-        let (mut sums, shift) = ([0.0f32; 16], -m * scale);
-        for (x, out) in x.chunks_exact(16).zip(out.chunks_exact_mut(16)) {
-            for l in 0..16 {
-                let e = exp2_fall::<FMA>(madd::<FMA>(x[l], scale, shift));
-                sums[l] += e;
-                // Not negative; of a NaN enough is left.
-                let b = e.to_bits();
-                out[l] = bf16::from_bits(((b + 0x7fff + ((b >> 16) & 1)) >> 16) as u16);
-            }
-        }
-        (m, tree(sums))
     }
 }
 

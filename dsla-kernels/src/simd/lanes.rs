@@ -1,6 +1,8 @@
 //! Sixteen f32 lanes on every instruction set: a kernel is written once over [`Lanes`] and compiled for each, so what is
 //! tested on one machine is what runs on another but for these one-instruction methods.
 
+use crate::vec::nearest_bf16;
+
 /// Some f32.
 ///
 /// # Safety
@@ -66,6 +68,16 @@ pub(crate) trait Lanes: Vector {
             let (first, second) = Self::widen_pairs(b);
             let half = |bits| Self::splat(f32::from_bits(bits));
             self.fma(first, half(a << 16)).fma(second, half(a & 0xffff_0000))
+        }
+    }
+    /// Rounded to the nearest bf16, ties to even.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16) {
+        let mut v = [0.0f32; 16];
+        // SAFETY: the caller's, for 16 elements.
+        unsafe {
+            self.store(v.as_mut_ptr());
+            (0..16).for_each(|l| *p.add(l) = nearest_bf16(v[l]).to_bits());
         }
     }
     /// Sixteen pairs of bf16 as f32: the first of each pair, the second of each.

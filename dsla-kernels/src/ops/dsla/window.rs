@@ -7,7 +7,7 @@ use crate::gemm::{Into, PairProducts};
 use crate::host::Host;
 use crate::pair_panels::{PairPanels, TILE};
 use crate::panels::{Of, Panels};
-use crate::vec::{head_rows, narrow, soften};
+use crate::vec::{SoftRow, head_rows, narrow};
 use crate::{Slice, View};
 
 /// The call's keys and the sinks.
@@ -91,14 +91,16 @@ impl Window {
                 let rows = a.chunks_exact_mut(ld).zip(w.chunks_exact_mut(ld)).enumerate();
                 let stats = rows.map(|(row, (a, w))| {
                     hide(a, row, whole);
-                    let (peak, sum) = soften(a, scale * std::f32::consts::LOG2_E, f32::NEG_INFINITY, w);
-                    (peak * scale, sum)
+                    let (mut soft, scale2) = (SoftRow::NONE, scale * std::f32::consts::LOG2_E);
+                    soft.raise(a, scale2);
+                    soft.weigh(a, scale2, w);
+                    (soft.peak * scale, soft.sum())
                 });
                 let stats = stats.collect();
                 let mut num = q;
                 num.fill(0.0);
-                keys.weighted(&mut by, g, first, near, &w, ld, &mut num);
-                sinks.weighted(&mut by, g, 0, n.n, &w[whole.min(height * ld)..], ld, &mut num);
+                keys.weighted(&mut by, g, first, near, &w, ld, &mut num, 0..n.d);
+                sinks.weighted(&mut by, g, 0, n.n, &w[whole.min(height * ld)..], ld, &mut num, 0..n.d);
                 (num, stats)
             }
         }

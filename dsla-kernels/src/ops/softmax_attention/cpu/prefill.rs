@@ -27,7 +27,7 @@ pub fn forward(q: &[f32], k: Rows, v: Rows, n: Dims, out: &mut [f32]) {
         let rows = if of == Of::Keys { &k } else { &v };
         rows.head(g, j, out.len() / n.d, out)
     });
-    Tile::each(n, |t| tile(q, &panels, &t, out));
+    Tile::each(n, TILE, |t| tile(q, &panels, &t, out));
 }
 
 /// Queries t0..t0 + m, all heads of kv head g: rows (head, query).
@@ -39,12 +39,12 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// All tiles of a call in parallel; long rows first, so that the last tasks are short.
-    pub fn each(n: Dims, f: impl Fn(Tile) + Sync) {
-        let tiles = n.t.div_ceil(TILE);
+    /// All tiles of a call, of so many queries, in parallel; long rows first, so that the last tasks are short.
+    pub fn each(n: Dims, queries: usize, f: impl Fn(Tile) + Sync) {
+        let tiles = n.t.div_ceil(queries);
         par::for_each(tiles * n.g, |task| {
-            let t0 = (tiles - 1 - task / n.g) * TILE;
-            f(Tile { n, g: task % n.g, t0, m: TILE.min(n.t - t0) });
+            let t0 = (tiles - 1 - task / n.g) * queries;
+            f(Tile { n, g: task % n.g, t0, m: queries.min(n.t - t0) });
         });
     }
 
