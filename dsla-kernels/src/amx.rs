@@ -53,7 +53,8 @@ impl Tiles {
             return;
         }
         self.shapes = shapes;
-        let mut s = Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
+        let mut s =
+            Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
         for (i, (rows, columns)) in shapes.into_iter().enumerate() {
             (s.rows[i], s.bytes_per_row[i]) = (rows as u8, 4 * columns as u16);
         }
@@ -114,7 +115,13 @@ unsafe fn begin(c: [*mut f32; 4], stride: usize, add: bool) {
                 c0 = in(reg) c[0], c1 = in(reg) c[1], c2 = in(reg) c[2], c3 = in(reg) c[3], s = in(reg) stride,
                 options(nostack, readonly),
             ),
-            false => asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem)),
+            false => asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                options(nostack, nomem)
+            ),
         }
     }
 }

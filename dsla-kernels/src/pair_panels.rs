@@ -36,7 +36,8 @@ impl PairPanels {
     ) -> PairPanels {
         debug_assert!(d.is_multiple_of(16));
         let rows = (lead + s + TILE - 1).next_multiple_of(TILE);
-        let (mut keys, mut values) = (Host::<bf16>::scratch(g * rows * d), Host::<bf16>::scratch(g * rows * d));
+        let (mut keys, mut values) =
+            (Host::<bf16>::scratch(g * rows * d), Host::<bf16>::scratch(g * rows * d));
         let (kp, vp) = (SendPtr(keys.as_mut_ptr()), SendPtr(values.as_mut_ptr()));
         let runs = rows.div_ceil(RUN);
         let none = vec![bf16::ZERO; d];
@@ -77,7 +78,10 @@ impl PairPanels {
             return;
         }
         let k = &self.keys[(g * self.rows + first) * d..][..cols * d];
-        assert!(first.is_multiple_of(16) && (m - 1) * ld + cols <= a.len(), "scores: {m} rows of {cols}, {ld} apart");
+        assert!(
+            first.is_multiple_of(16) && (m - 1) * ld + cols <= a.len(),
+            "scores: {m} rows of {cols}, {ld} apart"
+        );
         let (q, b, c) = (q.as_ptr() as *const u16, k.as_ptr() as *const u16, a.as_mut_ptr());
         let p = Pairs { k: d / 2, a: q, lda: d, b, ldb: 32, panel: 16 * d, c, ldc: ld, add: false };
         // SAFETY: q holds m rows of d, k whole panels, a m rows of as many columns.
@@ -102,7 +106,10 @@ impl PairPanels {
             return;
         }
         let v = &self.values[(g * self.rows + first) * d..][..cols * d];
-        assert!(first.is_multiple_of(2) && (m - 1) * ld + cols <= a.len(), "weighted: {m} rows of {cols}, {ld} apart");
+        assert!(
+            first.is_multiple_of(2) && (m - 1) * ld + cols <= a.len(),
+            "weighted: {m} rows of {cols}, {ld} apart"
+        );
         assert!(columns.start.is_multiple_of(16) && columns.end <= d, "weighted: columns {columns:?} of {d}");
         let (a, v) = (a.as_ptr() as *const u16, v.as_ptr() as *const u16);
         // SAFETY: a holds m rows of whole tiles, v as many lines, out m rows of d, which is whole panels.

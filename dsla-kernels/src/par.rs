@@ -65,25 +65,40 @@ struct Team {
     awake: AtomicUsize,
 }
 
-/// What is being done, on the stack of the caller.
+/// Shares of a job at most: with more threads than this some begin with the same one.
+const SHARES: usize = 16;
+
+/// What is being done, on the stack of the caller. A thread begins with its share of the indices, the same part of every job:
+/// ops whose tasks are in the order of rows then find what the last one wrote in their own cache. Who is done helps the others.
 struct Job {
     work: *const (dyn Fn(usize) + Sync),
     len: usize,
-    next: AtomicUsize,
+    shares: usize,
+    /// The next index of each share.
+    next: [AtomicUsize; SHARES],
     panicked: AtomicUsize,
 }
 
 impl Job {
-    /// Take indices until there are none.
-    fn work(&self) {
+    fn new(work: *const (dyn Fn(usize) + Sync), len: usize, threads: usize) -> Job {
+        let shares = threads.min(SHARES);
+        let next = std::array::from_fn(|i| AtomicUsize::new(i * len / shares));
+        Job { work, len, shares, next, panicked: AtomicUsize::new(0) }
+    }
+
+    /// Take indices until there are none, as thread `me` of the team.
+    fn work(&self, me: usize) {
         // SAFETY: the caller of `Team::run` keeps the closure until nobody is inside.
         let work = unsafe { &*self.work };
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= self.len {
-                return;
+        for share in (me..me + self.shares).map(|i| i % self.shares) {
+            let end = (share + 1) * self.len / self.shares;
+            loop {
+                let i = self.next[share].fetch_add(1, Ordering::Relaxed);
+                if i >= end {
+                    break;
+                }
+                work(i);
             }
-            work(i);
         }
     }
 }
@@ -110,14 +125,14 @@ impl Team {
                 work,
             )
         };
-        let job = Job { work, len, next: AtomicUsize::new(0), panicked: AtomicUsize::new(0) };
+        let job = Job::new(work, len, self.threads);
         self.job.store(&raw const job as *mut Job, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::SeqCst);
         for _ in self.awake.load(Ordering::SeqCst)..self.threads - 1 {
             self.awake.fetch_add(1, Ordering::SeqCst);
             pool.spawn(move || self.serve());
         }
-        let done = self.enter(&job);
+        let done = self.enter(&job, 0);
         self.epoch.fetch_add(1, Ordering::SeqCst);
         let mut spins = 0u32;
         while self.inside.load(Ordering::SeqCst) > 0 {
@@ -134,9 +149,9 @@ impl Team {
         assert!(job.panicked.load(Ordering::Relaxed) == 0, "a task panicked on another thread");
     }
 
-    fn enter(&self, job: &Job) -> std::thread::Result<()> {
+    fn enter(&self, job: &Job, me: usize) -> std::thread::Result<()> {
         BUSY.set(true);
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.work()));
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.work(me)));
         BUSY.set(false);
         done
     }
@@ -144,6 +159,7 @@ impl Team {
     /// A pool thread's watch: join every job, leave when none has come for a while.
     fn serve(&self) {
         let (mut seen, mut since, mut spins) = (0, Instant::now(), 0u32);
+        let me = rayon::current_thread_index().map_or(0, |i| i + 1);
         loop {
             let epoch = self.epoch.load(Ordering::SeqCst);
             if epoch % 2 == 1 && epoch != seen {
@@ -153,7 +169,7 @@ impl Team {
                 if self.epoch.load(Ordering::SeqCst) == epoch {
                     // SAFETY: the job is open and we are counted: its owner waits for us.
                     let job = unsafe { &*self.job.load(Ordering::Relaxed) };
-                    if self.enter(job).is_err() {
+                    if self.enter(job, me).is_err() {
                         job.panicked.store(1, Ordering::Relaxed);
                     }
                 }

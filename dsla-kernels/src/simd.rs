@@ -173,7 +173,7 @@ pub fn exp_fall<const FMA: bool>(x: f32) -> f32 {
     if x < LEAST { 0.0 } else { y }
 }
 
-/// 2^x for x <= 0 to about 2^-18, branch-free: for what is rounded to bf16 next. 0 below -126.5; NaN stays NaN.
+/// 2^x for x <= 100 to about 2^-18, branch-free: for what is rounded to bf16 next. 0 below -126.5; NaN stays NaN.
 #[inline(always)]
 pub(crate) fn exp2_fall<const FMA: bool>(x: f32) -> f32 {
     // Where the exponent's bits are 0: what is less becomes 0.
@@ -226,4 +226,21 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     let y = if x > 88.722_83 { f32::INFINITY } else { y };
     // NaN passes through clamp; say so rather than rely on what the bit tricks give.
     if x.is_nan() { x } else { y }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exp2_fall;
+
+    #[test]
+    fn powers_of_two_are_near_and_total() {
+        for i in -1_260_000..1_000_000 {
+            let x = i as f32 * 1e-4;
+            let (got, want) = (exp2_fall::<false>(x) as f64, (x as f64).exp2());
+            assert!((got - want).abs() <= 5e-6 * want, "2^{x}: got {got}, want {want}");
+        }
+        assert_eq!(exp2_fall::<false>(0.0), 1.0);
+        assert_eq!([-127.0, -1e9, f32::NEG_INFINITY].map(exp2_fall::<false>), [0.0; 3]);
+        assert!(exp2_fall::<false>(f32::NAN).is_nan());
+    }
 }

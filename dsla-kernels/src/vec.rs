@@ -110,7 +110,12 @@ impl SoftRow {
 
     /// The weights of scores x against the peak: whole vectors of 16; none where no score was more than -inf.
     pub fn weigh(&mut self, x: &[f32], scale: f32, out: &mut [bf16]) {
-        assert!(x.len() == out.len() && x.len().is_multiple_of(16), "weigh: {} scores for {}", x.len(), out.len());
+        assert!(
+            x.len() == out.len() && x.len().is_multiple_of(16),
+            "weigh: {} scores for {}",
+            x.len(),
+            out.len()
+        );
         if self.peak == f32::NEG_INFINITY {
             return out.fill(bf16::ZERO);
         }

@@ -8,7 +8,7 @@ use common::*;
 use cuda::*;
 use dsla_kernels::case::Rng;
 use dsla_kernels::ops::linear::{self, Into, Packed};
-use dsla_kernels::{DType, Device, Tensor};
+use dsla_kernels::{DType, Device, Tensor, simd};
 use ptxsim_cuda::Options;
 
 #[test]
@@ -42,6 +42,31 @@ fn nor_does_it_on_the_cpu() {
             }
         }
     }
+}
+
+#[test]
+fn nor_do_gated_rows() {
+    let _lock = serial();
+    let (most, f, k) = (131, 48, 96);
+    let mut rng = Rng::new(9);
+    let w = Packed::new(rng.tensor(&[2 * f, k], 0.1, DType::BF16).view()).unwrap();
+    let x = rng.tensor(&[most, k], 1.0, DType::BF16);
+    for level in levels() {
+        simd::force(level);
+        for dtype in [DType::BF16, DType::F32] {
+            let gated = |first: usize, rows: usize| {
+                let mut y = Tensor::empty([rows, f], dtype);
+                linear::forward_swiglu(x.rows(first, first + rows), &w, y.view_mut()).unwrap();
+                y.to_vec_f32()
+            };
+            let all = gated(0, most);
+            for (first, rows) in [(0, 1), (7, 1), (5, 8), (0, 17), (1, 33), (3, 70)] {
+                let want = &all[first * f..(first + rows) * f];
+                assert!(gated(first, rows) == want, "{level:?} {dtype}: {rows} rows from {first}");
+            }
+        }
+    }
+    simd::force(*simd::LEVELS.last().unwrap());
 }
 
 #[test]

@@ -39,6 +39,43 @@ fn attention_over_pairs_of_bf16() {
     assert!(run > 0);
 }
 
+/// Prefill in bf16 measures scores against those of the first block: where later ones are larger than f32 has room for, or
+/// than anything, the result is that of a pass that looks at every block.
+#[test]
+fn scores_may_grow_after_the_first_block() {
+    use dsla_kernels::case::Rng;
+    use dsla_kernels::ops::softmax_attention::forward;
+    use dsla_kernels::{DType, Tensor, simd};
+    let _lock = serial();
+    let (t, s, h, g, d) = (70, 400, 6, 2, 64);
+    let mut rng = Rng::new(3);
+    let q =
+        rng.tensor(&[t, h, d], 1.0, DType::F32).to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+    let v = rng.tensor(&[s, g, d], 1.0, DType::BF16);
+    let small = rng.tensor(&[s, g, d], 1.0, DType::F32).to_vec_f32();
+    for growth in [1.0, 6.0, 40.0, 1e4] {
+        let k =
+            small.iter().enumerate().map(|(i, x)| if i / (g * d) < 200 { *x } else { growth * x }).collect();
+        let k = Tensor::from_f32([s, g, d], k).to_dtype(DType::BF16).unwrap();
+        let run = || {
+            let mut out = Tensor::empty([t, h, d], DType::F32);
+            forward(q.view(), k.view(), v.view(), out.view_mut()).unwrap();
+            out.to_vec_f32()
+        };
+        for level in levels() {
+            simd::force(level.min(simd::Level::Avx512));
+            let want = run();
+            simd::force(level);
+            simd::force_pairs(true);
+            let got = run();
+            simd::force_pairs(false);
+            let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 0.03, "keys times {growth}, {level:?}: off by {worst}");
+        }
+        simd::force(*simd::LEVELS.last().unwrap());
+    }
+}
+
 #[test]
 fn exp_is_accurate_and_total() {
     for i in -1_740_000..1_760_000 {

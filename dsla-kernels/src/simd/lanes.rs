@@ -70,6 +70,17 @@ pub(crate) trait Lanes: Vector {
             self.fma(first, half(a << 16)).fma(second, half(a & 0xffff_0000))
         }
     }
+    /// 1 / self to 2^-14 at least, for numbers of usual size.
+    #[inline(always)]
+    unsafe fn rough_inverse(self) -> Self {
+        let mut v = [0.0f32; 16];
+        // SAFETY: the caller's.
+        unsafe {
+            self.store(v.as_mut_ptr());
+            v.iter_mut().for_each(|x| *x = 1.0 / *x);
+            Self::load(v.as_ptr())
+        }
+    }
     /// Rounded to the nearest bf16, ties to even.
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16) {

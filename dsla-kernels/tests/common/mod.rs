@@ -59,7 +59,8 @@ pub fn check(op: &str, case: &Case, level: Level) {
     let x = inputs_f64(case);
     let truth = (case.spec)(Precision::F64, &x);
     assert_eq!(simd::force(level), level);
-    let rounds = case.inputs.iter().any(|i| i.tensor.dtype() == DType::BF16) && simd::pairs() && rounds(op, &case.id);
+    let rounds =
+        case.inputs.iter().any(|i| i.tensor.dtype() == DType::BF16) && simd::pairs() && rounds(op, &case.id);
     let same = (case.spec)(if rounds { Precision::Bf16 } else { Precision::Same }, &x);
     let got = (case.run)(&tensors(case)).unwrap_or_else(|e| panic!("{op} {} {level:?}: {e}", case.id));
     simd::force(*LEVELS.last().unwrap());

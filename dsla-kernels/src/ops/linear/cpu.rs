@@ -16,10 +16,12 @@ use std::ops::Deref;
 /// L2 that a task's rows of bf16 may take, bytes: half of what machines have that multiply bf16.
 const PAIRS_L2: usize = 1 << 20;
 
-/// Rows of x per task, of m rows of `ld` bf16: each task goes over its panels once, so as few as fit, and all alike.
+/// Rows of x per task, of m rows of `ld` bf16: as many as fit, and all alike; every thread has its own where they are enough to
+/// go over all weights for, for its next op then finds them in its cache.
 fn pair_rows(m: usize, ld: usize) -> usize {
     let most = (PAIRS_L2 / (2 * ld.max(1))).max(STRIP);
-    m.div_ceil(m.div_ceil(most).max(1)).next_multiple_of(STRIP)
+    let blocks = m.div_ceil(most).max(par::threads().min(m / 128)).max(1);
+    m.div_ceil(blocks).next_multiple_of(STRIP)
 }
 
 /// Rows of x that are worth widening a panel of bf16 for.
@@ -108,8 +110,7 @@ pub fn forward_swiglu(x: Input, m: usize, w: &Packed, y: Output) {
                 let rows = STRIP.min(r1 - r);
                 let (a, b) = (x[r * ld..].as_ptr() as *const u16, lines[p * size..].as_ptr() as *const u16);
                 // Two panels: a gate's, and its up's.
-                let panel = panels * size * 32;
-                let c = both.as_mut_ptr();
+                let (panel, c) = (panels * size * 32, both.as_mut_ptr());
                 let product = Pairs { k: size, a, lda: ld, b, ldb: 32, panel, c, ldc: 32, add: false };
                 // SAFETY: rows r.. of x, panels p of both halves, and `both` are as large as that.
                 unsafe { by.product(product, rows, 32) }

@@ -1,6 +1,7 @@
 //! Rows in parallel, elements in vectors.
 
-use crate::vec::nearest_bf16;
+use crate::simd::exp2_fall;
+use crate::simd::lanes::lanes;
 use crate::{bf16, multiversion, par, simd};
 
 const ROWS: usize = 16;
@@ -45,17 +46,23 @@ multiversion! {
     }
 }
 
-multiversion! {
-    /// [`gated`], rounded.
+lanes! {
+    /// [`gated`], rounded: so the exponential and the division need not be exact to the last bits.
     ///
     /// # Safety
     /// As there.
-    pub unsafe fn gated_bf16<const FMA: bool>(both: &[f32], y: *mut bf16, ld: usize) {
+    pub unsafe fn gated_bf16<V>(both: &[f32], y: *mut bf16, ld: usize) {
         for (r, both) in both.chunks_exact(32).enumerate() {
-            // SAFETY: the caller's.
-            let y = unsafe { &mut *(y.add(r * ld) as *mut [bf16; 16]) };
+            let mut e = [0.0f32; 16];
             for l in 0..16 {
-                y[l] = nearest_bf16(gate_of::<FMA>(both[l]) * both[16 + l]);
+                let x = both[l] * -std::f32::consts::LOG2_E;
+                e[l] = 1.0 + exp2_fall::<true>(if x > 100.0 { 100.0 } else { x });
+            }
+            // SAFETY: the caller's; a row holds sixteen gates and sixteen ups.
+            unsafe {
+                let (gate, up, zero) = (V::load(both.as_ptr()), V::load(both.as_ptr().add(16)), V::splat(0.0));
+                let product = zero.fma(zero.fma(gate, up), V::load(e.as_ptr()).rough_inverse());
+                product.store_bf16(y.add(r * ld) as *mut u16);
             }
         }
     }

@@ -263,6 +263,11 @@ impl Lanes for Avx512Bf16 {
         Avx512Bf16(unsafe { self.0.add(b.0) })
     }
     #[inline(always)]
+    unsafe fn rough_inverse(self) -> Self {
+        // SAFETY: the caller's.
+        Avx512Bf16(Avx512(unsafe { _mm512_rcp14_ps(self.0.0) }))
+    }
+    #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16) {
         // SAFETY: the caller's.
         unsafe { _mm256_storeu_si256(p as *mut __m256i, std::mem::transmute(_mm512_cvtneps_pbh(self.0.0))) }
