@@ -187,7 +187,7 @@ pub(crate) fn exp2_fall<const FMA: bool>(x: f32) -> f32 {
     let mut p = 9.666_368e-3f32;
     p = madd::<FMA>(p, r, 5.592_197_6e-2);
     p = madd::<FMA>(p, r, 2.402_235e-1);
-    p = madd::<FMA>(p, r, 6.931_210_5e-1);
+    p = madd::<FMA>(p, r, 0.693_121);
     madd::<FMA>(p, r, 1.0) * f32::from_bits(shifted.to_bits() << 23)
 }
 

@@ -73,10 +73,11 @@ fn forward_sized(x: View, w: &Packed, bias: Option<View>, into: Into, mut y: Vie
 
 /// x on the host, in the weight's dtype or f32.
 fn input<'a>(x: &View<'a>, rounded: bool, shape: [usize; 2]) -> Result<cpu::Input<'a>> {
-    if rounded && x.device() == Device::Cpu {
-        if let Slice::BF16(x) = x.slice() {
-            return Ok(cpu::Input::BF16(x));
-        }
+    if rounded
+        && x.device() == Device::Cpu
+        && let Slice::BF16(x) = x.slice()
+    {
+        return Ok(cpu::Input::BF16(x));
     }
     Ok(cpu::Input::F32(x.expect_f32(OP, "x", &shape)?))
 }

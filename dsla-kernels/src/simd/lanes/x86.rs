@@ -270,7 +270,12 @@ impl Lanes for Avx512Bf16 {
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16) {
         // SAFETY: the caller's.
-        unsafe { _mm256_storeu_si256(p as *mut __m256i, std::mem::transmute(_mm512_cvtneps_pbh(self.0.0))) }
+        unsafe {
+            _mm256_storeu_si256(
+                p as *mut __m256i,
+                std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(self.0.0)),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn dot_pairs(self, a: u32, b: *const u16) -> Self {

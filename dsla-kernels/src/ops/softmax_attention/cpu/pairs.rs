@@ -89,10 +89,10 @@ fn attend(q: &[bf16], panels: &PairPanels, t: &Tile, online: bool) -> (Host<f32>
                 let at = (r - rows.start) * BLOCK;
                 let a = &mut scores[i % 2][at..at + wide];
                 a[t.visible(r, j0, cols)..].fill(f32::NEG_INFINITY);
-                if j0 == 0 || online {
-                    if let Some(fade) = soft[r].raise(a, scale) {
-                        acc[r * d..][..d].iter_mut().for_each(|x| *x *= fade);
-                    }
+                if (j0 == 0 || online)
+                    && let Some(fade) = soft[r].raise(a, scale)
+                {
+                    acc[r * d..][..d].iter_mut().for_each(|x| *x *= fade);
                 }
                 soft[r].weigh(a, scale, &mut weights[i % 2][at..at + wide]);
             }
