@@ -178,7 +178,7 @@ fn quantised_weights() {
             "--text",
             &text,
             "--context",
-            "256",
+            "1024",
             "--windows",
             "2",
             "--dtype",
