@@ -44,12 +44,21 @@ fn rms(x: impl Iterator<Item = f64>) -> f64 {
     (s / n.max(1) as f64).sqrt()
 }
 
-/// What multiplies bf16 rounds queries, probabilities, features and states to it, on a CPU as on a GPU; not so a single token
-/// of a converted layer, nor what becomes of its states.
+/// What multiplies bf16 rounds queries, probabilities, features and states to it, on a CPU as on a GPU, where heads are as wide as
+/// such products need. Not so a single token of a converted layer, a batch of them, what becomes of its states, nor states with
+/// vector decays.
 pub fn rounds(op: &str, id: &str) -> bool {
+    let size = |name: &str| {
+        let of = |part: &str| part.strip_prefix(name).and_then(|n| n.parse::<usize>().ok());
+        id.split('_').find_map(of).unwrap_or_else(|| panic!("{op} {id}: no {name}"))
+    };
     match op {
         "softmax_attention" => true,
-        "dsla" => !["fold_", "batch_"].iter().any(|x| id.starts_with(x)) && !id.contains("_t1_"),
+        "dsla" if id.starts_with("fold") || id.starts_with("batch") => false,
+        "dsla" => {
+            let states = size("e") == 1 && size("f").is_multiple_of(32);
+            size("t") > 1 && size("d").is_multiple_of(16) && (size("w") > 0 || states)
+        }
         _ => false,
     }
 }
