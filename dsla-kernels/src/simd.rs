@@ -123,13 +123,6 @@ fn amx_available() -> bool {
 /// `$fma` is `true` where `f32::mul_add` is one instruction (it is a slow library call elsewhere): use [`madd`].
 #[macro_export]
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident<const $fma:ident: bool>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
-        $(#[$meta])*
-        $vis unsafe fn $name($($arg: $ty),*) {
-            $crate::multiversion! { fn safe<const $fma: bool>($($arg: $ty),*) $body }
-            safe($($arg),*)
-        }
-    };
     ($(#[$meta:meta])* $vis:vis fn $name:ident<const $fma:ident: bool>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) $(-> $ret)? {

@@ -83,26 +83,20 @@ pub fn forward(x: Input, m: usize, w: &Packed, bias: Option<&[f32]>, into: Into,
     });
 }
 
-/// What the output of [`forward_swiglu`] is in.
-#[derive(Clone, Copy)]
-pub enum Output {
-    F32(SendPtr<f32>),
-    BF16(SendPtr<bf16>),
-}
-
 /// Rows of a strip: with a panel of gates and one of ups, 36 KB at K = 576, its sums stay in the L1.
 const STRIP: usize = 32;
 
 /// y [M, F] = silu(x G^T) * (x U^T) for w that [`reads_bf16`], F a multiple of 16: sums become outputs as soon as they are there,
 /// so that nothing twice as wide goes through memory.
-pub fn forward_swiglu(x: Input, m: usize, w: &Packed, y: Output) {
+pub fn forward_swiglu(x: Input, m: usize, w: &Packed, y: &mut [bf16]) {
     let (f, Panels::BF16(lines)) = (w.n() / 2, &w.data) else { unreachable!("the caller has looked") };
     let Operand::Pairs(x, ld) = Operand::new(x, m, w.k(), w) else { unreachable!("as above") };
     if m == 0 || f == 0 {
         return;
     }
     let (panels, size) = (f / 16, ld / 2);
-    assert!(f.is_multiple_of(16) && x.len() == m * ld && lines.len() == 2 * panels * size);
+    assert!(f.is_multiple_of(16) && x.len() == m * ld && lines.len() == 2 * panels * size && y.len() == m * f);
+    let y = SendPtr(y.as_mut_ptr());
     tasks(m, panels, pair_rows(m, ld), |(r0, r1), (p0, p1)| {
         let (mut by, mut both) = (PairProducts::new(), Host::<f32>::scratch(STRIP * 32));
         for p in p0..p1 {
@@ -114,14 +108,8 @@ pub fn forward_swiglu(x: Input, m: usize, w: &Packed, y: Output) {
                 let product = Pairs { k: size, a, lda: ld, b, ldb: 32, panel, c, ldc: 32, add: false };
                 // SAFETY: rows r.. of x, panels p of both halves, and `both` are as large as that.
                 unsafe { by.product(product, rows, 32) }
-                let (both, at) = (&both[..rows * 32], r * f + p * 16);
                 // SAFETY: sixteen columns of these rows of y are this task's alone.
-                unsafe {
-                    match y {
-                        Output::F32(y) => swiglu::gated(both, y.get().add(at), f),
-                        Output::BF16(y) => swiglu::gated_bf16(both, y.get().add(at), f),
-                    }
-                }
+                unsafe { swiglu::gated(&both[..rows * 32], y.get().add(r * f + p * 16), f) }
             }
         }
     });

@@ -14,7 +14,6 @@ pub mod quant;
 pub use pack::Packed;
 pub use quant::Quant;
 
-use crate::par::SendPtr;
 use crate::view::PlaceMut;
 use crate::{DType, Device, Error, Result, Slice, SliceMut, Tensor, View, ViewMut};
 use pack::Panels;
@@ -113,16 +112,12 @@ fn forward_swiglu_sized(x: View, w: &Packed, mut y: ViewMut, size: Size) -> Resu
         return Err(Error::DType { op: OP, arg: "y", got: y.dtype(), want: "f32 or the weight's" });
     }
     let f = w.n() / 2;
-    if cpu::reads_bf16(w) && f.is_multiple_of(16) {
-        y.as_view().expect_on(OP, "y", Device::Cpu, y.dtype(), &[m, f])?;
-        let xs = input(&x, x.dtype() != DType::F32, [m, k])?;
-        let PlaceMut::Host(ys) = &mut y.place else { unreachable!("the device was checked") };
-        let y = match ys {
-            SliceMut::F32(y) => cpu::Output::F32(SendPtr(y.as_mut_ptr())),
-            SliceMut::BF16(y) => cpu::Output::BF16(SendPtr(y.as_mut_ptr())),
-            _ => unreachable!("the dtype was checked"),
-        };
-        cpu::forward_swiglu(xs, m, w, y);
+    if y.dtype() == DType::BF16 && cpu::reads_bf16(w) && f.is_multiple_of(16) {
+        y.as_view().expect_on(OP, "y", Device::Cpu, DType::BF16, &[m, f])?;
+        let xs = input(&x, x.dtype() == w.dtype(), [m, k])?;
+        if let PlaceMut::Host(SliceMut::BF16(ys)) = &mut y.place {
+            cpu::forward_swiglu(xs, m, w, ys);
+        }
         return Ok(());
     }
     let mut both = Tensor::empty([m, w.n()], DType::F32);

@@ -18,40 +18,19 @@ multiversion! {
         for (row, y) in gate_up.chunks_exact(2 * f).zip(y.chunks_exact_mut(f)) {
             let (gate, up) = row.split_at(f);
             for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
-                *y = gate_of::<FMA>(g) * u;
-            }
-        }
-    }
-}
-
-/// silu(g).
-#[inline(always)]
-fn gate_of<const FMA: bool>(g: f32) -> f32 {
-    g / (1.0 + simd::exp::<FMA>(-g))
-}
-
-multiversion! {
-    /// Sixteen columns of y, rows `ld` apart, from rows of sixteen gates and sixteen ups.
-    ///
-    /// # Safety
-    /// The columns are there, for as many rows, and the caller's alone.
-    pub unsafe fn gated<const FMA: bool>(both: &[f32], y: *mut f32, ld: usize) {
-        for (r, both) in both.chunks_exact(32).enumerate() {
-            // SAFETY: the caller's.
-            let y = unsafe { &mut *(y.add(r * ld) as *mut [f32; 16]) };
-            for l in 0..16 {
-                y[l] = gate_of::<FMA>(both[l]) * both[16 + l];
+                *y = g / (1.0 + simd::exp::<FMA>(-g)) * u;
             }
         }
     }
 }
 
 lanes! {
-    /// [`gated`], rounded: so the exponential and the division need not be exact to the last bits.
+    /// Sixteen columns of y, rows `ld` apart, from rows of sixteen gates and sixteen ups. What is rounded needs no exponential
+    /// and no division to the last bits.
     ///
     /// # Safety
-    /// As there.
-    pub unsafe fn gated_bf16<V>(both: &[f32], y: *mut bf16, ld: usize) {
+    /// The columns are there, for as many rows, and the caller's alone.
+    pub unsafe fn gated<V>(both: &[f32], y: *mut bf16, ld: usize) {
         for (r, both) in both.chunks_exact(32).enumerate() {
             let mut e = [0.0f32; 16];
             for l in 0..16 {
