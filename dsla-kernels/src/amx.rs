@@ -62,6 +62,15 @@ impl Tiles {
         unsafe { asm!("ldtilecfg [{}]", in(reg) &s, options(nostack, readonly)) };
     }
 
+    /// Eight whole tiles, for who uses them by himself.
+    ///
+    /// # Safety
+    /// The level is AMX.
+    pub unsafe fn whole(&mut self) {
+        // SAFETY: the caller's.
+        unsafe { self.shape([(16, 16); 8]) }
+    }
+
     /// C [m, n] = A B, or added to, for k a multiple of [`PAIRS`] and any m and n; B has whole panels.
     ///
     /// # Safety
@@ -81,7 +90,13 @@ impl Tiles {
                     self.shape(if down == 16 { [c, c, c, c, a, b, b, b] } else { [c, c, c, c, a, a, b, b] });
                     for j in (j0..j1).step_by(across) {
                         for t in (0..p.k.max(1)).step_by(depth) {
-                            let part = Pairs { k: depth.min(p.k - t), add: p.add || t > 0, ..p };
+                            let last = t + depth >= p.k;
+                            let part = Pairs {
+                                k: depth.min(p.k - t),
+                                add: p.add || t > 0,
+                                next: if last { p.next.wrapping_sub(t * p.ldb) } else { depth * p.ldb },
+                                ..p
+                            };
                             for i in (i0..i1).step_by(down) {
                                 let at = Pairs {
                                     a: part.a.add(i * p.lda + 2 * t),
@@ -91,7 +106,7 @@ impl Tiles {
                                 };
                                 // Tiles of the block that are there; others repeat the last.
                                 let (high, broad) = ((i1 - i).div_ceil(16), (j1 - j).div_ceil(16));
-                                if down == 16 { row(at, broad) } else { square(at, high, broad) }
+                                if down == 16 { row(at, broad) } else { square(at, i / 32, high, broad) }
                             }
                         }
                     }
@@ -143,29 +158,38 @@ unsafe fn end(c: [*mut f32; 4], stride: usize) {
 
 /// Two tiles of rows by two panels.
 #[inline(always)]
-unsafe fn square(p: Pairs, high: usize, broad: usize) {
+unsafe fn square(p: Pairs, strip: usize, high: usize, broad: usize) {
     // SAFETY: the caller's; where a second tile is not there, the first is computed twice.
     unsafe {
+        let next = p.b.wrapping_add(p.next).wrapping_add(strip % 8 * 4 * p.k);
         let (down, right) = (if high > 1 { 16 } else { 0 }, if broad > 1 { 1 } else { 0 });
         let c = [(0, 0), (0, right), (down, 0), (down, right)].map(|(r, q)| p.c.add(r * p.ldc + 16 * q));
         begin(c, 4 * p.ldc, p.add);
         if p.k > 0 {
             asm!(
                 "2:",
-                "tileloadd tmm4, [{a0} + {sa}]",
+                "tileloaddt1 tmm4, [{a0} + {sa}]",
                 "tileloadd tmm6, [{b0} + {sb}]",
+                "prefetcht1 [{n0}]",
+                "prefetcht1 [{n0} + 64]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloadd tmm7, [{b1} + {sb}]",
+                "prefetcht1 [{n1}]",
+                "prefetcht1 [{n1} + 64]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a1} + {sa}]",
+                "tileloaddt1 tmm5, [{a1} + {sa}]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 "add {a0}, 64",
                 "add {a1}, 64",
                 "add {b0}, {db}",
                 "add {b1}, {db}",
+                "add {n0}, 128",
+                "add {n1}, 128",
                 "dec {n}",
                 "jnz 2b",
+                n0 = inout(reg) next => _,
+                n1 = inout(reg) next.wrapping_add(p.panel) => _,
                 a0 = inout(reg) p.a => _,
                 a1 = inout(reg) p.a.add(down * p.lda) => _,
                 b0 = inout(reg) p.b => _,

@@ -314,6 +314,8 @@ pub(crate) struct Pairs {
     pub c: *mut f32,
     pub ldc: usize,
     pub add: bool,
+    /// Elements from B to what this thread multiplies by next: asked for on the way, an eighth for every 32 rows.
+    pub next: usize,
 }
 
 /// What multiplies pairs of bf16 on this thread: tile registers where there are any.

@@ -1,6 +1,7 @@
 //! Host memory that is used again: what an op lets go of, the next one takes. A step of a model asks for the same sizes over
 //! and over, and fresh pages from the system cost more than what is written into them.
 
+use crate::memory::Memory;
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
@@ -10,22 +11,20 @@ const KEEP: usize = 128 << 20;
 /// Elements of a tensor, or the scratch memory of an op. On drop the memory stays with the thread for the next of its size.
 #[derive(Debug)]
 pub(crate) struct Host<T: Kept> {
-    data: Vec<T>,
-    /// Where the elements begin, on a line of the cache: a vector that lies across two costs twice.
-    start: usize,
-    /// The capacity it was made with, all of it initialised; 0 for memory that came from elsewhere.
-    class: usize,
+    /// As many as its size class has, or just those that came from elsewhere.
+    data: Memory<T>,
+    len: usize,
 }
 
 /// A type whose memory is kept.
-pub(crate) trait Kept: Copy + Default + 'static {
+pub(crate) trait Kept: bytemuck::Zeroable + Copy + Default + 'static {
     fn pool() -> &'static std::thread::LocalKey<RefCell<Pool<Self>>>;
 }
 
 /// What a thread keeps of one type: free memory by size class.
 #[derive(Debug)]
 pub(crate) struct Pool<T> {
-    free: Vec<(usize, Vec<Vec<T>>)>,
+    free: Vec<(usize, Vec<Memory<T>>)>,
     bytes: usize,
 }
 
@@ -43,9 +42,6 @@ macro_rules! kept {
 }
 kept!(f32: F32, f64: F64, u32: U32, half::bf16: BF16, half::f16: F16);
 
-/// Bytes of a line of the cache.
-const LINE: usize = 64;
-
 /// Sizes that share memory: a quarter of a power of two apart.
 fn class(len: usize) -> usize {
     let step = (len.max(64).next_power_of_two() / 8).max(16);
@@ -55,22 +51,18 @@ fn class(len: usize) -> usize {
 impl<T: Kept> Host<T> {
     /// `len` elements with whatever they last held: to be written before anyone reads them.
     pub fn scratch(len: usize) -> Host<T> {
-        let class = class(len) + LINE / size_of::<T>();
+        let class = class(len);
         let kept = T::pool().try_with(|pool| {
             let pool = &mut *pool.borrow_mut();
             let data = pool.free.iter_mut().find(|(c, _)| *c == class)?.1.pop()?;
             pool.bytes -= class * size_of::<T>();
             Some(data)
         });
-        let mut data = match kept {
+        let data = match kept {
             Ok(Some(data)) => data,
-            _ => vec![T::default(); class],
+            _ => Memory::scratch(class),
         };
-        debug_assert_eq!(data.capacity(), class);
-        let start = data.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
-        // SAFETY: all `class` elements were initialised when the memory was made, and plain values stay so.
-        unsafe { data.set_len(start + len) };
-        Host { data, start, class }
+        Host { data, len }
     }
 
     /// `len` times `x`.
@@ -85,20 +77,29 @@ impl<T: Kept> Host<T> {
         Host::filled(T::default(), len)
     }
 
-    /// Append; memory that grows is no longer the pool's.
-    pub fn extend(&mut self, more: impl Iterator<Item = T>) {
-        self.data.extend(more);
+    /// Append.
+    pub fn extend(&mut self, more: impl ExactSizeIterator<Item = T>) {
+        let (old, len) = (self.len, self.len + more.len());
+        if len > self.data.len() {
+            let mut grown = Host::scratch(len.max(2 * old));
+            grown[..old].copy_from_slice(self);
+            *self = grown;
+        }
+        self.data[old..len].iter_mut().zip(more).for_each(|(o, x)| *o = x);
+        self.len = len;
     }
 
     /// Drop the first n elements.
     pub fn drop_front(&mut self, n: usize) {
-        self.data.drain(self.start..self.start + n);
+        self.data.copy_within(n..self.len, 0);
+        self.len -= n;
     }
 }
 
 impl<T: Kept> From<Vec<T>> for Host<T> {
     fn from(data: Vec<T>) -> Host<T> {
-        Host { data, start: 0, class: 0 }
+        let data = Memory::from(data);
+        Host { len: data.len(), data }
     }
 }
 
@@ -112,14 +113,14 @@ impl<T: Kept> Clone for Host<T> {
 
 impl<T: Kept> Drop for Host<T> {
     fn drop(&mut self) {
-        let (data, class) = (std::mem::take(&mut self.data), self.class);
-        if class == 0 || data.capacity() != class {
+        if self.data.is_from_elsewhere() {
             return;
         }
+        let data = std::mem::replace(&mut self.data, Memory::from(vec![]));
         // (No pool at the end of a thread: then the memory is freed.)
         let _ = T::pool().try_with(|pool| {
             let pool = &mut *pool.borrow_mut();
-            let bytes = class * size_of::<T>();
+            let (class, bytes) = (data.len(), data.len() * size_of::<T>());
             if pool.bytes + bytes > KEEP {
                 return;
             }
@@ -135,13 +136,13 @@ impl<T: Kept> Drop for Host<T> {
 impl<T: Kept> Deref for Host<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.data[self.start..]
+        &self.data[..self.len]
     }
 }
 
 impl<T: Kept> DerefMut for Host<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.data[self.start..]
+        &mut self.data[..self.len]
     }
 }
 
@@ -163,16 +164,18 @@ mod tests {
     }
 
     #[test]
-    fn memory_from_elsewhere_and_memory_that_grew_is_freed() {
+    fn memory_grows_and_memory_from_elsewhere_is_freed() {
         let kept = || <u32 as Kept>::pool().with(|pool| pool.borrow().bytes);
         let mut grown = Host::<u32>::scratch(64);
-        let before = kept();
+        grown.copy_from_slice(&[7; 64]);
         grown.extend(0..1000);
-        drop(grown);
+        assert_eq!(grown[..64], [7; 64]);
+        assert!(grown[64..].iter().copied().eq(0..1000));
+        let before = kept();
         drop(Host::from(vec![1u32; 64]));
         assert_eq!(kept(), before);
-        drop(Host::<u32>::scratch(64));
-        assert_eq!(kept(), before + 256 + 64);
+        drop(grown);
+        assert_eq!(kept(), before + 4 * class(1064));
         let mut front = Host::from(vec![1u32, 2, 3]);
         front.drop_front(2);
         assert_eq!(&*front, [3]);

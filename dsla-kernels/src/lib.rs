@@ -14,6 +14,7 @@ mod error;
 pub(crate) mod gemm;
 pub(crate) mod host;
 pub mod limits;
+mod memory;
 pub mod ops;
 mod pair_panels;
 mod panels;

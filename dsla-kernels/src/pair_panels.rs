@@ -62,6 +62,13 @@ impl PairPanels {
         PairPanels { keys, values, rows, d }
     }
 
+    /// Keys and values of head g from row `first` on, which begins a panel.
+    pub fn head(&self, g: usize, first: usize) -> (&[bf16], &[bf16]) {
+        debug_assert!(first.is_multiple_of(16));
+        let of = (g * self.rows + first) * self.d..(g + 1) * self.rows * self.d;
+        (&self.keys[of.clone()], &self.values[of])
+    }
+
     /// a [m, cols], rows `ld` apart, <- q [m, D] times rows `first`.. of head g, in whole panels; `first` begins one.
     pub fn scores(
         &self,
@@ -83,7 +90,7 @@ impl PairPanels {
             "scores: {m} rows of {cols}, {ld} apart"
         );
         let (q, b, c) = (q.as_ptr() as *const u16, k.as_ptr() as *const u16, a.as_mut_ptr());
-        let p = Pairs { k: d / 2, a: q, lda: d, b, ldb: 32, panel: 16 * d, c, ldc: ld, add: false };
+        let p = Pairs { k: d / 2, a: q, lda: d, b, ldb: 32, panel: 16 * d, c, ldc: ld, add: false, next: 0 };
         // SAFETY: q holds m rows of d, k whole panels, a m rows of as many columns.
         unsafe { by.product(p, m, cols) }
     }
@@ -115,7 +122,8 @@ impl PairPanels {
         // SAFETY: a holds m rows of whole tiles, v as many lines, out m rows of d, which is whole panels.
         unsafe {
             let (b, c) = (v.add(2 * columns.start), out.as_mut_ptr().add(columns.start));
-            let p = Pairs { k: cols / 2, a, lda: ld, b, ldb: 2 * d, panel: 32, c, ldc: d, add: true };
+            let p =
+                Pairs { k: cols / 2, a, lda: ld, b, ldb: 2 * d, panel: 32, c, ldc: d, add: true, next: 0 };
             by.product(p, m, columns.len())
         }
     }

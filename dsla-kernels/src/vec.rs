@@ -110,20 +110,15 @@ impl SoftRow {
 
     /// The weights of scores x against the peak: whole vectors of 16; none where no score was more than -inf.
     pub fn weigh(&mut self, x: &[f32], scale: f32, out: &mut [bf16]) {
-        assert!(
-            x.len() == out.len() && x.len().is_multiple_of(16),
-            "weigh: {} scores for {}",
-            x.len(),
-            out.len()
-        );
-        if self.peak == f32::NEG_INFINITY {
-            return out.fill(bf16::ZERO);
-        }
-        // SAFETY: both hold whole vectors.
-        unsafe {
-            let out = out.as_mut_ptr() as *mut u16;
-            weigh(x.as_ptr(), x.len(), scale, -self.peak * scale, out, &mut self.sums)
-        }
+        SoftRow::weigh_all(std::slice::from_mut(self), x, scale, out, x.len(), x.len())
+    }
+
+    /// [`SoftRow::weigh`] for the first `cols` scores of each row, rows `ld` apart.
+    pub fn weigh_all(rows: &mut [SoftRow], x: &[f32], scale: f32, out: &mut [bf16], ld: usize, cols: usize) {
+        let fits = cols <= ld && cols.is_multiple_of(16) && rows.len() * ld <= x.len().min(out.len());
+        assert!(fits, "weigh: {cols} of {} scores for {} in {} rows", x.len(), out.len(), rows.len());
+        // SAFETY: both hold whole vectors of every row.
+        unsafe { weigh(rows, x.as_ptr(), scale, out.as_mut_ptr() as *mut u16, ld, cols) }
     }
 
     /// The sum of the weights.
@@ -133,21 +128,28 @@ impl SoftRow {
 }
 
 lanes! {
-    /// out <- 2^(scale x + shift), rounded; to `sums` before that. What is beyond 2^100 becomes that.
-    unsafe fn weigh<V>(x: *const f32, n: usize, scale: f32, shift: f32, out: *mut u16, sums: &mut [f32; 16]) {
-        // SAFETY: the caller's: n elements, whole vectors.
-        unsafe {
-            let (scale, shift) = (V::splat(scale), V::splat(shift));
-            let mut all = V::load(sums.as_ptr());
-            for at in (0..n).step_by(16) {
-                let mut e = [0.0f32; 16];
-                shift.fma(V::load(x.add(at)), scale).store(e.as_mut_ptr());
-                e.iter_mut().for_each(|e| *e = exp2_fall::<true>(if *e > 100.0 { 100.0 } else { *e }));
-                let e = V::load(e.as_ptr());
-                all = all.add(e);
-                e.store_bf16(out.add(at));
+    /// out <- 2^(scale (x - peak)), rounded; to a row's sums before that. What is beyond 2^100 becomes that.
+    unsafe fn weigh<V>(rows: &mut [SoftRow], x: *const f32, scale: f32, out: *mut u16, ld: usize, cols: usize) {
+        for (r, row) in rows.iter_mut().enumerate() {
+            // SAFETY: the caller's: whole vectors of every row.
+            unsafe {
+                let (x, out) = (x.add(r * ld), out.add(r * ld));
+                if row.peak == f32::NEG_INFINITY {
+                    out.write_bytes(0, cols);
+                    continue;
+                }
+                let (scale, shift) = (V::splat(scale), V::splat(-row.peak * scale));
+                let mut all = V::load(row.sums.as_ptr());
+                for at in (0..cols).step_by(16) {
+                    let mut e = [0.0f32; 16];
+                    shift.fma(V::load(x.add(at)), scale).store(e.as_mut_ptr());
+                    e.iter_mut().for_each(|e| *e = exp2_fall::<true>(if *e > 100.0 { 100.0 } else { *e }));
+                    let e = V::load(e.as_ptr());
+                    all = all.add(e);
+                    e.store_bf16(out.add(at));
+                }
+                all.store(row.sums.as_mut_ptr());
             }
-            all.store(sums.as_mut_ptr());
         }
     }
 }

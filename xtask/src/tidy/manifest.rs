@@ -6,7 +6,7 @@ use toml::{Table, Value};
 /// Outside crates that only one crate may use.
 const HOMES: [(&str, &[&str]); 2] = [
     ("dsla-kernels", &["cudarc", "rayon", "gemm"]),
-    ("dsla-model", &["safetensors", "memmap2", "tokenizers", "minijinja", "minijinja-contrib"]),
+    ("dsla-model", &["safetensors", "tokenizers", "minijinja", "minijinja-contrib"]),
 ];
 
 /// Outside crates of dsla-serve that must be optional, behind this feature and no other.

@@ -46,7 +46,7 @@ pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: 
     let mut q = scratch(height * f);
     q.chunks_exact_mut(f).enumerate().for_each(|(row, q)| narrow(query(row), q));
     let mut p = Host::<f32>::scratch(height * cols);
-    let of_keys = Pairs { k: f / 2, a: start(&q), lda: f, b: start(&keys), ldb: 32, panel: 16 * f, c: p.as_mut_ptr(), ldc: cols, add: false };
+    let of_keys = Pairs { k: f / 2, a: start(&q), lda: f, b: start(&keys), ldb: 32, panel: 16 * f, c: p.as_mut_ptr(), ldc: cols, add: false, next: 0 };
     // SAFETY: `height` rows of f and of `cols`, which is whole panels of keys.
     unsafe { by.product(of_keys, height, cols) }
     let c = cumulative(x, n, g, a, len);
@@ -76,11 +76,11 @@ pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: 
         for (row, q) in q.chunks_exact_mut(f).enumerate() {
             narrow_scaled(query(row), x.gamma[i * n.h + g * group + row / len] * reach[row % len], q);
         }
-        let of_state = Pairs { k: f / 2, a: start(&q), lda: f, b: start(&state), ldb: 2 * wide, panel: 32, c: num.as_mut_ptr(), ldc: wide, add: i > 0 };
+        let of_state = Pairs { k: f / 2, a: start(&q), lda: f, b: start(&state), ldb: 2 * wide, panel: 32, c: num.as_mut_ptr(), ldc: wide, add: i > 0, next: 0 };
         // SAFETY: `height` rows of f and of `wide`, a line of `wide` pairs for every two features.
         unsafe { by.product(of_state, height, wide) }
     }
-    let of_values = Pairs { k: cols / 2, a: start(&weights), lda: cols, b: start(&vals), ldb: 2 * d, panel: 32, c: num.as_mut_ptr(), ldc: wide, add: true };
+    let of_values = Pairs { k: cols / 2, a: start(&weights), lda: cols, b: start(&vals), ldb: 2 * d, panel: 32, c: num.as_mut_ptr(), ldc: wide, add: true, next: 0 };
     // SAFETY: `height` rows of `cols`, and as many lines of d pairs as two keys; num is wider than d.
     unsafe { by.product(of_values, height, d) }
     for (row, num) in num.chunks_exact(wide).enumerate() {

@@ -105,7 +105,7 @@ pub fn forward_swiglu(x: Input, m: usize, w: &Packed, y: &mut [bf16]) {
                 let (a, b) = (x[r * ld..].as_ptr() as *const u16, lines[p * size..].as_ptr() as *const u16);
                 // Two panels: a gate's, and its up's.
                 let (panel, c) = (panels * size * 32, both.as_mut_ptr());
-                let product = Pairs { k: size, a, lda: ld, b, ldb: 32, panel, c, ldc: 32, add: false };
+                let product = Pairs { k: size, a, lda: ld, b, ldb: 32, panel, c, ldc: 32, add: false, next: 32 * size + (r - r0) / STRIP % 8 * 4 * size };
                 // SAFETY: rows r.. of x, panels p of both halves, and `both` are as large as that.
                 unsafe { by.product(product, rows, 32) }
                 // SAFETY: sixteen columns of these rows of y are this task's alone.
@@ -267,7 +267,7 @@ fn pairs_block(x: &[bf16], ld: usize, lines: &[LineBf16], sink: &Sink) {
     let x = &x[r0 * ld..r1 * ld];
     assert!((c1 - c0).div_ceil(16) * ld / 2 <= lines.len());
     let (a, b, c) = (x.as_ptr() as *const u16, lines.as_ptr() as *const u16, sink.at(r0));
-    let p = Pairs { k: ld / 2, a, lda: ld, b, ldb: 32, panel: 16 * ld, c, ldc: sink.n, add: sink.add };
+    let p = Pairs { k: ld / 2, a, lda: ld, b, ldb: 32, panel: 16 * ld, c, ldc: sink.n, add: sink.add, next: 32 * ld };
     // SAFETY: x holds rows r0..r1, `lines` whole panels, by the assert; the block of y is this task's.
     unsafe { PairProducts::new().product(p, r1 - r0, c1 - c0) }
     sink.add_bias();

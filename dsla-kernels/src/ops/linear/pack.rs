@@ -2,12 +2,16 @@
 
 use super::quant::{Blocks, Quant};
 use super::{OP, cuda};
+use crate::memory::Memory;
 use crate::{DType, Device, Error, Result, Slice, Tensor, View, bf16};
 
 /// One 64-byte line: 16 f32, or 16 columns by 2 consecutive k of bf16.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Line<T: Copy, const N: usize>(pub [T; N]);
+
+// SAFETY: zeros are an array of whatever zero is one of, and there is nothing else.
+unsafe impl<T: Copy + bytemuck::Zeroable, const N: usize> bytemuck::Zeroable for Line<T, N> {}
 
 pub(super) type LineF32 = Line<f32, 16>;
 pub(super) type LineBf16 = Line<u16, 32>;
@@ -23,10 +27,10 @@ pub struct Packed {
 }
 
 pub(super) enum Panels {
-    F32(Vec<LineF32>),
-    BF16(Vec<LineBf16>),
+    F32(Memory<LineF32>),
+    BF16(Memory<LineBf16>),
     /// f16 widened to f32.
-    F16(Vec<LineF32>),
+    F16(Memory<LineF32>),
     Quant(Blocks),
     Cuda(Weight),
 }
@@ -122,7 +126,7 @@ impl Packed {
             Slice::F16(w) => Panels::F16(f32_panels(n, k, |j, i| w[at(j, i)].to_f32())),
             Slice::BF16(w) => {
                 let half_k = k.next_multiple_of(32) / 2;
-                let mut lines = vec![Line([0u16; 32]); panels * half_k];
+                let mut lines = Memory::<LineBf16>::zeros(panels * half_k);
                 crate::par::for_each_chunk(&mut lines, half_k, |p, lines| {
                     for (i, line) in lines.iter_mut().enumerate() {
                         for l in 0..16.min(n - p * 16) {
@@ -218,8 +222,8 @@ impl Packed {
     }
 }
 
-fn f32_panels(n: usize, k: usize, at: impl Fn(usize, usize) -> f32 + Sync) -> Vec<LineF32> {
-    let mut lines = vec![Line([0.0; 16]); n.div_ceil(16) * k];
+fn f32_panels(n: usize, k: usize, at: impl Fn(usize, usize) -> f32 + Sync) -> Memory<LineF32> {
+    let mut lines = Memory::<LineF32>::zeros(n.div_ceil(16) * k);
     crate::par::for_each_chunk(&mut lines, k, |p, lines| {
         for (i, line) in lines.iter_mut().enumerate() {
             for l in 0..16.min(n - p * 16) {

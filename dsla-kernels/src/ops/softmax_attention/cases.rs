@@ -36,6 +36,10 @@ pub fn cases() -> Vec<Case> {
         (33, 70, 2, 1, 128, F32),
         (47, 47, 3, 1, 128, F16),
         (129, 140, 1, 1, 128, BF16),
+        // Head sizes of one tile of 32, and of three and five.
+        (37, 150, 3, 1, 32, BF16),
+        (35, 90, 4, 2, 96, BF16),
+        (21, 70, 1, 1, 160, BF16),
     ];
     cases.extend(sizes.map(|(t, s, h, g, d, dtype)| case(Dims { t, s, h, g, d }, dtype, F32)));
     let ragged: &[u32] = &[700, 1, 0, 63, 257, 64];

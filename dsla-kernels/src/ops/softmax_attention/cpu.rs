@@ -4,6 +4,8 @@ mod backward;
 mod decode;
 mod pairs;
 mod prefill;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::Dims;
 use crate::cache::Rows;

@@ -14,6 +14,7 @@ mod tests;
 
 use super::OP;
 use super::pack::Line;
+use crate::memory::Memory;
 use crate::{Device, Error, Result, Slice, View, f16, par};
 
 /// Weights per block.
@@ -163,9 +164,9 @@ impl std::fmt::Display for Quant {
 pub(super) struct Blocks {
     pub quant: Quant,
     /// [N/16][K/32][payload/4] lines of [16][4] bytes.
-    lines: Vec<Line<u8, 64>>,
+    lines: Memory<Line<u8, 64>>,
     /// [N/16][K/32][16] f16, or, with minima, [N/16][K/32][2][16].
-    scales: Vec<u16>,
+    scales: Memory<u16>,
     /// K/32.
     blocks: usize,
 }
@@ -185,7 +186,7 @@ impl Blocks {
             let at = ((p * COLS + l) * blocks + b) * size;
             &bytes[at..at + size]
         };
-        let mut lines = vec![Line([0; 64]); panels * blocks * steps];
+        let mut lines = Memory::<Line<u8, 64>>::zeros(panels * blocks * steps);
         par::for_each_chunk(&mut lines, blocks * steps, |p, lines| {
             for l in 0..COLS.min(n - p * COLS) {
                 for b in 0..blocks {
@@ -196,7 +197,7 @@ impl Blocks {
             }
         });
         let halves = header / 2;
-        let mut scales = vec![0; panels * blocks * halves * COLS];
+        let mut scales = Memory::<u16>::zeros(panels * blocks * halves * COLS);
         par::for_each_chunk(&mut scales, blocks * halves * COLS, |p, scales| {
             for l in 0..COLS.min(n - p * COLS) {
                 for b in 0..blocks {

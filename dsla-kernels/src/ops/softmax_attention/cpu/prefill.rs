@@ -71,7 +71,7 @@ impl Tile {
     /// out <- the rows of acc [height, D], each divided by its sum.
     pub fn put(&self, acc: &[f32], sum: impl Fn(usize) -> f32, out: SendPtr<f32>) {
         let d = self.n.d;
-        for (row, acc) in acc.chunks_exact(d).enumerate() {
+        for (row, acc) in acc.chunks_exact(d).take(self.height()).enumerate() {
             // SAFETY: (query, head) rows belong to this (tile, kv head) task alone.
             let o = unsafe { std::slice::from_raw_parts_mut(out.get().add(self.place(row) * d), d) };
             let inv = 1.0 / sum(row);
