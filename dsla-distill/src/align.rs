@@ -184,7 +184,7 @@ impl Layers {
             let (Some(layer), Some(projection)) = (&adapter.layers[l], self.projections.get(&l)) else {
                 return Ok(());
             };
-            let student = layer.ready(model.device())?;
+            let student = layer.ready(model.device(), DType::F32)?;
             let mut grads = student.params.zeros_like()?;
             let loss = layer_loss(&student, projection, inputs, &mut grads)?;
             out[l] = Some((loss, grads.to_device(Device::Cpu)?));

@@ -13,6 +13,8 @@ const KEEP: usize = 128 << 20;
 pub(crate) struct Host<T: Kept> {
     /// As many as its size class has, or just those that came from elsewhere.
     data: Memory<T>,
+    /// Where the elements begin: those before were dropped.
+    start: usize,
     len: usize,
 }
 
@@ -62,7 +64,7 @@ impl<T: Kept> Host<T> {
             Ok(Some(data)) => data,
             _ => Memory::scratch(class),
         };
-        Host { data, len }
+        Host { data, start: 0, len }
     }
 
     /// `len` times `x`.
@@ -80,34 +82,41 @@ impl<T: Kept> Host<T> {
     /// Append.
     pub fn extend(&mut self, more: impl ExactSizeIterator<Item = T>) {
         let (old, len) = (self.len, self.len + more.len());
-        if len > self.data.len() {
+        if self.start + len > self.data.len() {
+            // A window that moves on by a token is moved back once in as many tokens as it has.
             let mut grown = Host::scratch(len.max(2 * old));
             grown[..old].copy_from_slice(self);
             *self = grown;
         }
-        self.data[old..len].iter_mut().zip(more).for_each(|(o, x)| *o = x);
         self.len = len;
+        self[old..].iter_mut().zip(more).for_each(|(o, x)| *o = x);
     }
 
     /// Drop the first n elements.
     pub fn drop_front(&mut self, n: usize) {
-        self.data.copy_within(n..self.len, 0);
-        self.len -= n;
+        assert!(n <= self.len, "{n} of {} elements", self.len);
+        (self.start, self.len) = (self.start + n, self.len - n);
     }
 }
 
 impl<T: Kept> From<Vec<T>> for Host<T> {
     fn from(data: Vec<T>) -> Host<T> {
         let data = Memory::from(data);
-        Host { len: data.len(), data }
+        Host { start: 0, len: data.len(), data }
+    }
+}
+
+impl<T: Kept> From<&[T]> for Host<T> {
+    fn from(x: &[T]) -> Host<T> {
+        let mut data = Host::scratch(x.len());
+        data.copy_from_slice(x);
+        data
     }
 }
 
 impl<T: Kept> Clone for Host<T> {
     fn clone(&self) -> Host<T> {
-        let mut data = Host::scratch(self.len());
-        data.copy_from_slice(self);
-        data
+        (&**self).into()
     }
 }
 
@@ -136,13 +145,13 @@ impl<T: Kept> Drop for Host<T> {
 impl<T: Kept> Deref for Host<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.data[..self.len]
+        &self.data[self.start..self.start + self.len]
     }
 }
 
 impl<T: Kept> DerefMut for Host<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.data[..self.len]
+        &mut self.data[self.start..self.start + self.len]
     }
 }
 
@@ -179,6 +188,11 @@ mod tests {
         let mut front = Host::from(vec![1u32, 2, 3]);
         front.drop_front(2);
         assert_eq!(&*front, [3]);
+        for i in 4..1000 {
+            front.extend([i].into_iter());
+            front.drop_front(1);
+            assert_eq!(&*front, [i]);
+        }
     }
 
     #[test]

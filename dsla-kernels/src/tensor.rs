@@ -399,10 +399,10 @@ impl View<'_> {
     /// Errors: no memory left there.
     pub fn to_tensor(&self) -> Result<Tensor> {
         let data = match self.place {
-            Place::Host(Slice::F32(v)) => Data::F32(v.to_vec().into()),
-            Place::Host(Slice::BF16(v)) => Data::BF16(v.to_vec().into()),
-            Place::Host(Slice::F16(v)) => Data::F16(v.to_vec().into()),
-            Place::Host(Slice::U32(v)) => Data::U32(v.to_vec().into()),
+            Place::Host(Slice::F32(v)) => Data::F32(v.into()),
+            Place::Host(Slice::BF16(v)) => Data::BF16(v.into()),
+            Place::Host(Slice::F16(v)) => Data::F16(v.into()),
+            Place::Host(Slice::U32(v)) => Data::U32(v.into()),
             Place::Cuda(p) => Data::Cuda(Buffer::copy_of(p, self.shape.len())?),
         };
         Ok(Tensor { shape: self.shape, data })

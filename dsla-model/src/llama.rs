@@ -13,11 +13,12 @@ use crate::weights::WeightFormat;
 use crate::{ChatTemplate, Config, Error, Result, Tokenizer, Weights};
 use dsla_core::attention::{DslaAttention, softmax_attention, softmax_attention_pages};
 use dsla_core::kernels::ops::{copy, embedding, rope::Table};
+use dsla_core::kernels::par;
 use dsla_core::{
     DType, Device, Heads, KvCache, KvPages, Linear, Mlp, PAGE, PagePool, Projected, RmsNorm, Tensor,
 };
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A loaded model, with an adapter or without. Cloning shares all weights, and the count of pages.
 #[derive(Clone, Debug)]
@@ -93,7 +94,8 @@ impl Model {
     /// The same weights with this adapter.
     pub fn with_adapter_value(mut self, adapter: Adapter) -> Result<Model> {
         adapter.check(&self)?;
-        let ready = |l: &Option<DslaAttention>| l.as_ref().map(|l| l.ready(self.device())).transpose();
+        let ready =
+            |l: &Option<DslaAttention>| l.as_ref().map(|l| l.ready(self.device(), self.dtype())).transpose();
         self.mixers = Arc::new(adapter.layers.iter().map(ready).collect::<dsla_core::kernels::Result<_>>()?);
         self.adapter = Some(Arc::new(adapter));
         Ok(self)
@@ -372,48 +374,10 @@ impl Model {
         let total = steps.iter().map(|s| s.tokens.len()).sum();
         let mut x = self.embed(Tensor::ids(total, steps.iter().flat_map(|s| s.tokens).copied()).u32())?;
         steps.iter_mut().for_each(|s| s.seq.torn = true);
-        let (heads, width) = (self.heads(), self.config().num_heads * self.config().head_dim);
-        // Forms that read the layer's input read it in f32.
-        let read = self.adapter.as_ref().is_some_and(|a| a.form.reads_hidden());
         for (l, layer) in self.base.layers.iter().enumerate() {
-            let h =
-                layer.attn_norm.forward_as(x.view(), if read { DType::F32 } else { layer.qkv.reads() })?;
+            let h = layer.attn_norm.forward_as(x.view(), layer.qkv.reads())?;
             let qkv = layer.qkv.forward(h.view())?;
-            let mut mixed: Option<Tensor> = None;
-            let mut at = 0;
-            for s in steps.iter_mut() {
-                let n = s.tokens.len();
-                let out = match &mut s.seq.layers[l] {
-                    LayerState::Softmax(cache) => {
-                        let p = Projected::split(qkv.rows(at, at + n), heads, None)?;
-                        softmax_attention(&p, &self.base.table, cache)?
-                    }
-                    LayerState::Pages(cache) => {
-                        let p = Projected::split(qkv.rows(at, at + n), heads, None)?;
-                        softmax_attention_pages(&p, &self.base.table, cache)?
-                    }
-                    LayerState::Dsla(state) => {
-                        let dsla = self.dsla(l)?;
-                        let hidden = match dsla.form.reads_hidden() {
-                            true => Some(h.rows(at, at + n).to_tensor()?),
-                            false => None,
-                        };
-                        let p = Projected::split(qkv.rows(at, at + n), heads, hidden)?;
-                        dsla.forward(&p, &self.base.table, state)?
-                    }
-                };
-                if n == total {
-                    mixed = Some(out.reshape([n, width]));
-                } else {
-                    let all = match &mut mixed {
-                        Some(all) => all,
-                        None => mixed.insert(Tensor::empty_on(self.device(), [total, width], out.dtype())?),
-                    };
-                    copy::cast(out.reshape([n, width]).view(), all.view_mut().rows(at, at + n))?;
-                }
-                at += n;
-            }
-            let Some(mixed) = mixed else { break };
+            let mixed = self.mix(l, steps, &h, &qkv)?;
             layer.o.forward_into(mixed.view(), dsla_core::kernels::ops::linear::Into::Add, x.view_mut())?;
             self.adapt_o(l, steps, &mixed, &mut x)?;
             let h = layer.mlp_norm.forward_as(x.view(), layer.mlp.gate_up.reads())?;
@@ -424,6 +388,69 @@ impl Model {
             s.seq.torn = false;
         }
         Ok(x)
+    }
+
+    /// The steps' attention in layer `l`, of its normalised input h [T, C] and projections qkv: [T, H D].
+    fn mix(&self, l: usize, steps: &mut [Step], h: &Tensor, qkv: &Tensor) -> Result<Tensor> {
+        let (total, width) = (h.dims()[0], self.config().num_heads * self.config().head_dim);
+        if let [s] = steps {
+            return Ok(self.attend(l, s.seq, h.view(), qkv.view())?.reshape([total, width]));
+        }
+        let mut all = Tensor::empty_on(self.device(), [total, width], DType::F32)?;
+        let mut at = 0;
+        // Single tokens of enough converted sequences: each on a thread by itself, which waits for no other, for they take
+        // microseconds. A cache is read by all threads.
+        let small = |s: &&Step| s.tokens.len() == 1 && matches!(s.seq.layers[l], LayerState::Dsla(_));
+        let many = self.device() == Device::Cpu && steps.iter().filter(small).count() >= par::threads();
+        let apart = |s: &Step| many && small(&s);
+        for s in steps.iter_mut() {
+            let end = at + s.tokens.len();
+            if !apart(s) {
+                let out = self.attend(l, s.seq, h.rows(at, end), qkv.rows(at, end))?;
+                copy::cast(out.reshape([end - at, width]).view(), all.view_mut().rows(at, end))?;
+            }
+            at = end;
+        }
+        let mut at = 0;
+        let firsts = Tensor::ids(steps.len(), steps.iter().map(|s| (at, at += s.tokens.len()).0 as u32));
+        let done = Mutex::new((&mut all, Ok(())));
+        par::for_each_chunk(steps, 1, |i, s| {
+            for s in s.iter_mut().filter(|s| apart(s)) {
+                let row = firsts.u32()[i] as usize;
+                let out = self.attend(l, s.seq, h.rows(row, row + 1), qkv.rows(row, row + 1));
+                let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                match out {
+                    Ok(out) => done.0.f32_mut()[row * width..][..width].copy_from_slice(out.f32()),
+                    Err(e) => done.1 = Err(e),
+                }
+            }
+        });
+        done.into_inner().unwrap_or_else(PoisonError::into_inner).1?;
+        Ok(all)
+    }
+
+    /// Attention of one sequence's new tokens in layer `l`: [T, H, D].
+    fn attend(
+        &self,
+        l: usize,
+        seq: &mut Sequence,
+        h: dsla_core::View,
+        qkv: dsla_core::View,
+    ) -> Result<Tensor> {
+        let (heads, table) = (self.heads(), &self.base.table);
+        Ok(match &mut seq.layers[l] {
+            LayerState::Softmax(cache) => {
+                softmax_attention(&Projected::split(qkv, heads, None)?, table, cache)?
+            }
+            LayerState::Pages(cache) => {
+                softmax_attention_pages(&Projected::split(qkv, heads, None)?, table, cache)?
+            }
+            LayerState::Dsla(state) => {
+                let dsla = self.dsla(l)?;
+                let hidden = dsla.form.reads_hidden().then(|| h.to_tensor()).transpose()?;
+                dsla.forward(&Projected::split(qkv, heads, hidden)?, table, state)?
+            }
+        })
     }
 
     /// Where layer `l` of a sequence is converted and changes the output projection, add that to its rows of x.

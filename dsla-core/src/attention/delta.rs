@@ -1,5 +1,6 @@
 //! What a converted layer changes of its teacher's q or o projection: y += B A x (LoRA: Hu et al. 2021), or y += B x.
 
+use super::in_dtype;
 use crate::{DslaParams, Linear};
 use dsla_kernels::ops::linear::{Into, backward_weight};
 use dsla_kernels::{DType, Result, Tensor, View, ViewMut};
@@ -29,12 +30,13 @@ fn of(params: &DslaParams, side: Side) -> (&Option<Tensor>, &Option<Tensor>) {
 }
 
 impl Delta {
-    /// None where the parameters change nothing.
-    pub fn of(params: &DslaParams, side: Side) -> Result<Option<Delta>> {
+    /// In `dtype`; none where the parameters change nothing.
+    pub fn of(params: &DslaParams, side: Side, dtype: DType) -> Result<Option<Delta>> {
         let (a, b) = of(params, side);
         let Some(b) = b else { return Ok(None) };
-        let a = a.as_ref().map(|a| Linear::new(a, None).map(Arc::new)).transpose()?;
-        Ok(Some(Delta { a, b: Arc::new(Linear::new(b, None)?) }))
+        let pack =
+            |w: &Tensor| Ok::<_, dsla_kernels::Error>(Arc::new(Linear::new(&*in_dtype(w, dtype)?, None)?));
+        Ok(Some(Delta { a: a.as_ref().map(pack).transpose()?, b: pack(b)? }))
     }
 
     /// y [T, out] += B A x for x [T, in].

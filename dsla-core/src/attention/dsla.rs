@@ -70,16 +70,17 @@ impl DslaAttention {
         self.params.gate_w.device()
     }
 
-    /// A copy to run, with its parameters on a device and what follows from them computed once.
+    /// A copy to run, with its parameters on a device and what follows from them computed once; what it changes of its
+    /// projections is multiplied in `dtype`, the model's (or f32, where it trains).
     ///
     /// Errors: no such device, no memory left there.
-    pub fn ready(&self, device: Device) -> Result<DslaAttention> {
+    pub fn ready(&self, device: Device, dtype: DType) -> Result<DslaAttention> {
         let params = self.params.to_device(device)?;
         let host = self.params.to_device(Device::Cpu)?;
         let ready = Ready {
             gamma: host.gamma_weights(self.heads.heads).to_device(device)?,
-            q: Delta::of(&params, Side::Q)?,
-            o: Delta::of(&params, Side::O)?,
+            q: Delta::of(&params, Side::Q, dtype)?,
+            o: Delta::of(&params, Side::O, dtype)?,
         };
         Ok(DslaAttention { form: self.form, params, heads: self.heads, ready: Some(Arc::new(ready)) })
     }
@@ -98,7 +99,7 @@ impl DslaAttention {
     pub fn adapt_q(&self, hidden: Option<&Tensor>, q: &mut Tensor) -> Result<()> {
         let delta = match &self.ready {
             Some(r) => r.q.as_ref().map(Cow::Borrowed),
-            None => Delta::of(&self.params, Side::Q)?.map(Cow::Owned),
+            None => Delta::of(&self.params, Side::Q, DType::F32)?.map(Cow::Owned),
         };
         let Some(delta) = delta else { return Ok(()) };
         let (t, width) = (q.dims()[0], self.heads.heads * self.heads.head_dim);
@@ -111,7 +112,7 @@ impl DslaAttention {
     pub fn adapt_o(&self, mixed: View, y: ViewMut) -> Result<()> {
         let delta = match &self.ready {
             Some(r) => r.o.as_ref().map(Cow::Borrowed),
-            None => Delta::of(&self.params, Side::O)?.map(Cow::Owned),
+            None => Delta::of(&self.params, Side::O, DType::F32)?.map(Cow::Owned),
         };
         delta.map_or(Ok(()), |d| d.add_to(mixed, y))
     }
@@ -171,7 +172,7 @@ impl DslaAttention {
             }
             GateInput::Hidden => {
                 let hidden = self.hidden(hidden)?;
-                Ok(hidden.try_clone()?.reshape([t, 1, hidden.len() / t.max(1)]))
+                Ok(hidden.to_dtype(DType::F32)?.reshape([t, 1, hidden.len() / t.max(1)]))
             }
         }
     }

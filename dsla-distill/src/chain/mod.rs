@@ -131,8 +131,10 @@ pub fn gradients(
     recompute: bool,
 ) -> Result<(Loss, Vec<Option<DslaParams>>)> {
     let device = model.device();
-    let ready: Vec<Option<DslaAttention>> =
-        layers.iter().map(|l| l.map(|l| l.ready(device)).transpose()).collect::<dsla_core::Result<_>>()?;
+    let ready: Vec<Option<DslaAttention>> = layers
+        .iter()
+        .map(|l| l.map(|l| l.ready(device, DType::F32)).transpose())
+        .collect::<dsla_core::Result<_>>()?;
     let students: Vec<Option<&DslaAttention>> = ready.iter().map(Option::as_ref).collect();
     let converted: Vec<bool> = layers.iter().map(Option::is_some).collect();
     let mut grads: Vec<Option<DslaParams>> = ready
