@@ -22,6 +22,8 @@ pub mod par;
 pub mod real;
 mod shape;
 pub mod simd;
+#[cfg(target_arch = "x86_64")]
+mod strip;
 mod tensor;
 pub(crate) mod vec;
 mod view;

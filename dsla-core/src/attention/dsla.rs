@@ -187,10 +187,15 @@ impl DslaAttention {
     }
 
     pub(super) fn features(&self, x: dsla_kernels::View, map: &Option<Tensor>, scale: f32) -> Result<Tensor> {
+        self.features_as(x, map, scale, DType::F32)
+    }
+
+    /// `dtype` is that of the plain form's features.
+    fn features_as(&self, x: View, map: &Option<Tensor>, scale: f32, dtype: DType) -> Result<Tensor> {
         let [t, n, d] = x.dims("dsla", "features")?;
         match (self.form.feature_map, map) {
             (FeatureMap::SoftmaxPm, Some(w)) => {
-                let mut y = Tensor::empty_on(x.device(), [t, n, 2 * d], DType::F32)?;
+                let mut y = Tensor::empty_on(x.device(), [t, n, 2 * d], dtype)?;
                 feature_map::forward(x, w.view(), y.view_mut())?;
                 Ok(y)
             }
@@ -213,8 +218,8 @@ impl DslaAttention {
     }
 
     /// Features of keys that leave the window, the first of them at position `oldest`: sinks have none.
-    fn key_features(&self, k: dsla_kernels::View, oldest: usize) -> Result<Tensor> {
-        let mut phi = self.features(k, &self.params.map_k, 1.0)?;
+    fn key_features(&self, k: View, oldest: usize, dtype: DType) -> Result<Tensor> {
+        let mut phi = self.features_as(k, &self.params.map_k, 1.0, dtype)?;
         self.zero_sinks(&mut phi, oldest)?;
         Ok(phi)
     }
@@ -266,9 +271,15 @@ impl DslaAttention {
         state.ring.v.extend(x.v.view())?;
         state.ring_decay.extend(decay.view())?;
         let leaving = state.ring.len().saturating_sub(form.window);
-        let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
+        let f = form.features(self.heads.head_dim);
+        let rounds = op::rounds_features(&state.ring.v.view(), x.len(), f, self.decays());
+        let dtype = match rounds && form.feature_map == FeatureMap::SoftmaxPm {
+            true => DType::BF16,
+            false => DType::F32,
+        };
+        let phi_q = self.features_as(q.view(), &p.map_q, self.query_scale(), dtype)?;
         let oldest = first + x.len() - state.ring.len();
-        let phi_k = self.key_features(state.ring.k.rows(0, leaving), oldest)?;
+        let phi_k = self.key_features(state.ring.k.rows(0, leaving), oldest, dtype)?;
         let (gamma, mix, slope) = (self.gamma_weights(), self.per_head(&p.mix)?, self.per_head(&p.slope)?);
         let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), DType::F32)?;
         let args = op::Args {
@@ -313,7 +324,7 @@ impl DslaAttention {
         let decay = self.log_decays(&self.gate_input(&plain, &cache.v, None)?)?;
         let leaving = cache.len().saturating_sub(self.form.window);
         let keys = if self.form.rope { &cache.k } else { &plain };
-        let phi_k = self.key_features(keys.rows(0, leaving), 0)?;
+        let phi_k = self.key_features(keys.rows(0, leaving), 0, DType::F32)?;
         let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
         op::fold(phi_k.view(), cache.v.rows(0, leaving), decay.rows(0, leaving), into)?;
         let sinks = self.form.sinks.min(cache.len());

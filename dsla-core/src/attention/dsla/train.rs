@@ -56,7 +56,7 @@ impl DslaAttention {
         let log_decay = self.log_decays(&gate_x)?;
         let leaving = t.saturating_sub(self.form.window);
         let phi_q = self.features(q.view(), &p.map_q, self.query_scale())?;
-        let phi_k = self.key_features(k.rows(0, leaving), 0)?;
+        let phi_k = self.key_features(k.rows(0, leaving), 0, DType::F32)?;
         let device = q.device();
         let mut saved = Saved {
             out: Tensor::empty_on(device, q.shape(), DType::F32)?,

@@ -62,8 +62,31 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(Dims { t, r, ..real }, Sum, dtype));
     }
     cases.push(case(Dims { t: 4096, w: 64, h: 8, g: 2, ..large }, Sum, BF16));
-
+    for (t, r, w, sinks, position) in [(2, 5, 5, 0, 9), (150, 20, 64, 4, 20), (131, 64, 64, 3, 300), (70, 0, 0, 0, 0)] {
+        cases.push(rounded(case(Dims { t, r, w, n: sinks, position, ..small }, Sum, BF16)));
+    }
     cases
+}
+
+/// The same with features of bf16, where a call takes them.
+fn rounded(case: Case) -> Case {
+    let Case { run, mut inputs, .. } = case;
+    let exact = |x: &Tensor, dtype| x.to_dtype(dtype).expect("features are on the host");
+    (5..7).for_each(|i| inputs[i].tensor = exact(&inputs[i].tensor, BF16));
+    Case {
+        id: format!("{}_features", case.id),
+        inputs,
+        run: Box::new(move |x| {
+            let mut x = x.to_vec();
+            let ([t, _, f], [_, _, _, e]) = (x[5].view().dims("dsla", "phi_q")?, x[7].view().dims("dsla", "log_decay")?);
+            if !super::rounds_features(&x[2].view(), t, f, e) {
+                (x[5], x[6]) = (x[5].to_dtype(F32)?, x[6].to_dtype(F32)?);
+            }
+            run(&x)
+        }),
+        backward: None,
+        ..case
+    }
 }
 
 fn input(name: &'static str, tensor: Tensor) -> Input {

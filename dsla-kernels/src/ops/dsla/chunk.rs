@@ -5,8 +5,8 @@ use crate::gemm::{Into, gemm, transposed};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
 use crate::simd::{exp, exp_fall};
-use crate::vec::head_rows;
-use crate::{View, multiversion};
+use crate::vec::{head_rows, widen};
+use crate::{View, bf16, multiversion};
 
 /// Keys per chunk with scalar decays.
 pub const CHUNK: usize = 64;
@@ -21,6 +21,8 @@ pub fn chunk_len(e: usize) -> usize {
 pub struct Linear<'a> {
     pub phi_q: &'a [f32],
     pub phi_k: &'a [f32],
+    /// Both where they were rounded already; the others are empty then.
+    pub rounded: Option<[&'a [bf16]; 2]>,
     pub v: View<'a>,
     pub log_decay: &'a [f32],
     pub gamma: &'a [f32],
@@ -58,7 +60,11 @@ impl Chunk {
         let mut k = Host::scratch(len * n.f);
         for r in 0..len {
             let at = ((a + r) * n.g + g) * n.f;
-            k[r * n.f..(r + 1) * n.f].copy_from_slice(&x.phi_k[at..at + n.f]);
+            let to = &mut k[r * n.f..(r + 1) * n.f];
+            match x.rounded {
+                Some([_, phi_k]) => widen(&phi_k[at..at + n.f], to),
+                None => to.copy_from_slice(&x.phi_k[at..at + n.f]),
+            }
         }
         let mut v = Host::scratch(len * n.d);
         head_rows(&x.v, g, a, len, &mut v);

@@ -2,7 +2,7 @@
 
 use super::chunk::{Chunk, Linear, States, chunk_len};
 use super::window::Window;
-use super::{Args, Dims, Normalizer, read, step};
+use super::{Args, Dims, Normalizer, pairs, read, step};
 use crate::gemm::{Into, gemm, rows};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
@@ -27,7 +27,11 @@ pub fn f32s<'a>(x: &View<'a>) -> &'a [f32] {
 }
 
 pub fn linear<'a>(x: &Args<'a>) -> Linear<'a> {
-    Linear { phi_q: f32s(&x.phi_q), phi_k: f32s(&x.phi_k), v: x.v, log_decay: f32s(&x.log_decay), gamma: f32s(&x.gamma) }
+    let rest = Linear { phi_q: &[], phi_k: &[], rounded: None, v: x.v, log_decay: f32s(&x.log_decay), gamma: f32s(&x.gamma) };
+    match (x.phi_q.slice(), x.phi_k.slice()) {
+        (Slice::BF16(q), Slice::BF16(k)) => Linear { rounded: Some([q, k]), ..rest },
+        _ => Linear { phi_q: f32s(&x.phi_q), phi_k: f32s(&x.phi_k), ..rest },
+    }
 }
 
 /// Log weight of the states against a window whose peak is `m`.
@@ -53,6 +57,9 @@ pub fn forward(
         return step::step(x, n, s, z, den, peak, out);
     }
     let lin = linear(x);
+    if lin.rounded.is_some() && (exact || !pairs::fits(&x.v, n)) {
+        unreachable!("features are rounded where `rounds_features` says so")
+    }
     let mut own_den = vec![];
     let den = den.unwrap_or_else(|| {
         own_den.resize(n.t * n.h, 0.0);
@@ -76,7 +83,7 @@ pub fn forward(
 }
 
 pub fn fold(phi_k: View, v: View, log_decay: View, n: Dims, s: &mut [f32], z: &mut [f32]) {
-    let lin = Linear { phi_q: &[], phi_k: f32s(&phi_k), v, log_decay: f32s(&log_decay), gamma: &[] };
+    let lin = Linear { phi_q: &[], phi_k: f32s(&phi_k), rounded: None, v, log_decay: f32s(&log_decay), gamma: &[] };
     let len = chunk_len(n.e);
     let size = n.f * n.d;
     let (sp, zp) = (SendPtr(s.as_mut_ptr()), SendPtr(z.as_mut_ptr()));

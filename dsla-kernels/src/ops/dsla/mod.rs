@@ -64,9 +64,9 @@ pub struct Args<'a> {
     pub sink_v: View<'a>,
     /// Position of the first new token in its sequence.
     pub position: usize,
-    /// Query features [T, H, F] f32.
+    /// Query features [T, H, F] f32; bf16 where [`rounds_features`].
     pub phi_q: View<'a>,
-    /// Features of the keys that leave the window [L, G, F] f32.
+    /// Features of the keys that leave the window [L, G, F], as the queries'.
     pub phi_k: View<'a>,
     /// Their log decays [L, 2, G, E] f32, E = 1 (scalar) or F (vector), all <= 0.
     pub log_decay: View<'a>,
@@ -80,6 +80,14 @@ pub struct Args<'a> {
     pub window: usize,
     /// Normaliser; a window needs [`Normalizer::Sum`].
     pub normalizer: Normalizer,
+}
+
+/// Whether a call of T tokens multiplies features as bf16, so that they may be handed over so: more than one token, scalar decays
+/// (E = 1), values of bf16, on a host that multiplies it. Not where a backward pass follows, which is exact.
+pub fn rounds_features(v: &View, t: usize, f: usize, e: usize) -> bool {
+    let Ok([_, g, d]) = v.dims(OP, "v") else { return false };
+    let n = Dims { t, r: 0, l: 0, h: g, g, d, f, e, w: 0, n: 0, position: 0 };
+    v.device() == Device::Cpu && t > 1 && crate::simd::pairs() && pairs::fits(v, n)
 }
 
 /// All sizes of a call, checked.
@@ -152,10 +160,14 @@ impl Args<'_> {
             let dtype = if device == Device::Cpu { x.dtype() } else { self.v.dtype() };
             x.expect_on(OP, arg, device, dtype, &[rows, g, d])?;
         }
+        let features = match rounds_features(&self.v, t, f, e) && self.phi_q.dtype() == DType::BF16 {
+            true => DType::BF16,
+            false => DType::F32,
+        };
+        self.phi_q.expect_on(OP, "phi_q", device, features, &[t, h, f])?;
+        self.phi_k.expect_on(OP, "phi_k", device, features, &[l, g, f])?;
         for (x, arg, want) in [
             (&self.q, "q", &[t, h, d][..]),
-            (&self.phi_q, "phi_q", &[t, h, f]),
-            (&self.phi_k, "phi_k", &[l, g, f]),
             (&self.log_decay, "log_decay", &[l, 2, g, e]),
             (&self.gamma, "gamma", &[2, h]),
             (&self.mix, "mix", &[h]),
@@ -222,6 +234,9 @@ pub fn forward(args: &Args, state: State, saved: Option<Saved>, out: ViewMut) ->
     let s = state.s.expect_f32(OP, "s", &[2, n.g, n.f, n.d])?;
     let z = state.z.expect_f32(OP, "z", &[2, n.g, n.f])?;
     let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
+    if saved.is_some() && args.phi_q.dtype() != DType::F32 {
+        return Err(Error::DType { op: OP, arg: "phi_q", got: args.phi_q.dtype(), want: "f32 where a backward pass follows" });
+    }
     let saved = match saved {
         Some(x) => Some((x.den.expect_f32(OP, "den", &[n.t, n.h])?, x.peak.expect_f32(OP, "peak", &[n.t, n.h])?)),
         None => None,
@@ -289,6 +304,9 @@ pub struct Grads<'a> {
 /// The backward pass. `s0`, `z0`: the initial states; `den`, `peak`: from [`Saved`]; out, d_out: [T, H, D].
 pub fn backward(args: &Args, s0: View, z0: View, den: View, peak: View, out: View, d_out: View, grads: Grads) -> Result<()> {
     let n = args.dims()?;
+    if args.phi_q.dtype() != DType::F32 {
+        return Err(Error::DType { op: OP, arg: "phi_q", got: args.phi_q.dtype(), want: "f32" });
+    }
     let device = args.q.device();
     let states = [2, n.g, n.f, n.d];
     let q_shape = [n.t, n.h, n.d];

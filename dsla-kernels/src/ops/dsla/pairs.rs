@@ -11,12 +11,12 @@ use crate::pair_panels::{TILE, interleave, interleave_narrow, put_key};
 use crate::simd::lanes::tree;
 use crate::simd::madd;
 use crate::vec::{narrow, nearest_bf16};
-use crate::{Slice, bf16, multiversion};
+use crate::{DType, Slice, View, bf16, multiversion};
 
 /// Whether a call may take this path.
-pub fn fits(x: &Linear, n: Dims) -> bool {
+pub fn fits(v: &View, n: Dims) -> bool {
     let whole = n.d.is_multiple_of(16) && n.f.is_multiple_of(TILE) && n.f > 0;
-    n.e == 1 && whole && matches!(x.v.slice(), Slice::BF16(_))
+    n.e == 1 && whole && v.dtype() == DType::BF16
 }
 
 /// All heads of kv head g against chunk `number`, number `at` of the run whose states are given. The rows are the caller's alone.
@@ -31,8 +31,15 @@ pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: 
     let (mut keys, mut vals) = (Host::<bf16>::zeros(cols * f), scratch(cols * d));
     let (mut row, none) = (scratch(f), vec![bf16::ZERO; d]);
     for t in 0..len {
-        narrow(&x.phi_k[((a + t) * n.g + g) * f..][..f], &mut row);
-        put_key(&row, t % 16, &mut keys[t / 16 * 16 * f..][..16 * f]);
+        let at = ((a + t) * n.g + g) * f;
+        let row = match x.rounded {
+            Some([_, phi_k]) => &phi_k[at..at + f],
+            None => {
+                narrow(&x.phi_k[at..at + f], &mut row);
+                &row
+            }
+        };
+        put_key(row, t % 16, &mut keys[t / 16 * 16 * f..][..16 * f]);
     }
     let value = |t: usize| if t < len { &values[((a + t) * n.g + g) * d..][..d] } else { &none };
     for (i, line) in vals.chunks_exact_mut(2 * d).enumerate() {
@@ -41,10 +48,15 @@ pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: 
     // Rows (head, query).
     let first = (n.lag() + a) * n.h + g * group;
     let place = |row: usize| first + row % len * n.h + row / len;
-    let query = |row: usize| &x.phi_q[place(row) * f..][..f];
     let mut by = PairProducts::new();
     let mut q = scratch(height * f);
-    q.chunks_exact_mut(f).enumerate().for_each(|(row, q)| narrow(query(row), q));
+    for (row, q) in q.chunks_exact_mut(f).enumerate() {
+        let at = place(row) * f;
+        match x.rounded {
+            Some([phi_q, _]) => q.copy_from_slice(&phi_q[at..at + f]),
+            None => narrow(&x.phi_q[at..at + f], q),
+        }
+    }
     let mut p = Host::<f32>::scratch(height * cols);
     let of_keys = Pairs { k: f / 2, a: start(&q), lda: f, b: start(&keys), ldb: 32, panel: 16 * f, c: p.as_mut_ptr(), ldc: cols, add: false, next: 0 };
     // SAFETY: `height` rows of f and of `cols`, which is whole panels of keys.
@@ -74,7 +86,11 @@ pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: 
         let (mut reach, mut keep) = ([0.0; CHUNK], [0.0; CHUNK]);
         shares(&c[i], &mut reach, &mut keep);
         for (row, q) in q.chunks_exact_mut(f).enumerate() {
-            narrow_scaled(query(row), x.gamma[i * n.h + g * group + row / len] * reach[row % len], q);
+            let (at, weight) = (place(row) * f, x.gamma[i * n.h + g * group + row / len] * reach[row % len]);
+            match x.rounded {
+                Some([phi_q, _]) => scaled(&phi_q[at..at + f], weight, q),
+                None => narrow_scaled(&x.phi_q[at..at + f], weight, q),
+            }
         }
         let of_state = Pairs { k: f / 2, a: start(&q), lda: f, b: start(&state), ldb: 2 * wide, panel: 32, c: num.as_mut_ptr(), ldc: wide, add: i > 0, next: 0 };
         // SAFETY: `height` rows of f and of `wide`, a line of `wide` pairs for every two features.
@@ -109,6 +125,14 @@ multiversion! {
             }
             *sum = tree(lanes);
         }
+    }
+}
+
+multiversion! {
+    /// [`narrow_scaled`] of bf16.
+    fn scaled<const FMA: bool>(x: &[bf16], a: f32, out: &mut [bf16]) {
+        let _ = FMA;
+        out.iter_mut().zip(x).for_each(|(o, x)| *o = nearest_bf16(a * f32::from_bits((x.to_bits() as u32) << 16)));
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{backward, forward, naive};
 use crate::case::{Case, Input, Rng};
-use crate::{DType, Tensor, spec};
+use crate::real::{Bf16, Real};
+use crate::{DType, Device, Tensor, spec};
 
 /// Every case of this op.
 pub fn cases() -> Vec<Case> {
@@ -14,7 +15,25 @@ pub fn cases() -> Vec<Case> {
         .flat_map(|n| case(n, &[DType::F32, DType::BF16]))
         .chain(large.into_iter().flat_map(|n| case(n, &[DType::F32, DType::BF16, DType::F16])))
         .chain(case((33, 1, 12), &[DType::F16]))
+        .chain([(7, 2, 64), (131, 3, 32), (65, 3, 20), (9, 1, 128), (5, 1, 160), (512, 9, 64)].map(|(t, h, d)| rounded(t, h, d)))
         .collect()
+}
+
+/// To features of bf16; on a GPU, whose kernels write f32, by a cast.
+fn rounded(t: usize, h: usize, d: usize) -> Case {
+    Case {
+        id: format!("bf16_t{t}_h{h}_d{d}_to_bf16"),
+        spec: spec!(Bf16, |x| vec![naive::forward(&x[0], &x[1], h, d).into_iter().map(R::model).collect()]),
+        run: Box::new(move |x| {
+            let on_host = x[0].device() == Device::Cpu;
+            let shape = [t, h, 2 * d];
+            let mut y = Tensor::empty_on(x[0].device(), shape, if on_host { DType::BF16 } else { DType::F32 })?;
+            forward(x[0].view(), x[1].view(), y.view_mut())?;
+            Ok(vec![if on_host { y } else { y.to_dtype(DType::BF16)? }])
+        }),
+        backward: None,
+        ..case(t, h, d, DType::BF16)
+    }
 }
 
 fn case(t: usize, h: usize, d: usize, dtype: DType) -> Case {

@@ -4,13 +4,18 @@ pub mod cases;
 mod cpu;
 pub(crate) mod cuda;
 pub mod naive;
+mod pairs;
 
+use super::copy;
+use crate::simd;
 use crate::vec::expect_float;
-use crate::{Device, Result, View, ViewMut};
+use crate::view::PlaceMut;
+use crate::{DType, Device, Result, SliceMut, View, ViewMut};
 
 const OP: &str = "feature_map";
 
-/// y = [softmax(u W_h), softmax(-u W_h)]. u: [T, H, D] f32, bf16 or f16; w: [H, D, D] f32 (input by output); y: [T, H, 2 D] f32.
+/// y = [softmax(u W_h), softmax(-u W_h)]. u: [T, H, D] f32, bf16 or f16; w: [H, D, D] f32 (input by output); y: [T, H, 2 D] f32, or
+/// bf16 on the host: then u and w are rounded to it, too, where the machine multiplies it.
 pub fn forward(u: View, w: View, mut y: ViewMut) -> Result<()> {
     let [t, h, d] = u.dims(OP, "u")?;
     expect_float(&u, OP, "u")?;
@@ -18,6 +23,16 @@ pub fn forward(u: View, w: View, mut y: ViewMut) -> Result<()> {
         return cuda::forward(u, w, &mut y, [t, h, d]);
     }
     let ws = w.expect_f32(OP, "w", &[h, d, d])?;
+    if y.dtype() == DType::BF16 {
+        y.as_view().expect_on(OP, "y", Device::Cpu, DType::BF16, &[t, h, 2 * d])?;
+        if !simd::pairs() || !d.is_multiple_of(32) {
+            return copy::through_f32(y, |y| forward(u, w, y));
+        }
+        if let PlaceMut::Host(SliceMut::BF16(ys)) = &mut y.place {
+            pairs::forward(u, ws, ys, [t, h, d]);
+        }
+        return Ok(());
+    }
     let ys = y.expect_f32(OP, "y", &[t, h, 2 * d])?;
     cpu::forward(u, ws, ys, [t, h, d]);
     Ok(())
