@@ -66,7 +66,8 @@ def serve(engine_class):
 
     try:
         engine = engine_class(a)
-        engine.prefill(64, 1)
+        # As long as a chunk of ours: every engine's first pass pays for its memory.
+        engine.prefill(min(512, a.positions - 8), 1)
         engine.decode(2)
         say({"ready": True, **engine.facts()})
     except Exception as e:

@@ -13,8 +13,9 @@ type Kept = Vec<((usize, usize, usize), Run)>;
 /// Answer every line of stdin, to its end. `format` is what --dtype said.
 pub fn serve(model: &Model, format: &str, machine: &Value) -> Result<()> {
     let mut kept = Kept::new();
-    // The first run pays for pages and packed weights.
-    Run::prefill(model, &model.plan(0), 64.min(model.table().positions() - 1), 1)?.decode(model, 1)?;
+    // The first run pays for memory, as in `peer.py`.
+    Run::prefill(model, &model.plan(0), 512.min(model.table().positions().saturating_sub(8).max(1)), 1)?
+        .decode(model, 2)?;
     say(&json!({
         "ready": true, "version": format!("dsla {}", env!("CARGO_PKG_VERSION")), "simd": machine["simd"],
         "gemm_gflops": machine["gemm_gflops"], "read_gb_s": machine["read_gb_s"],
