@@ -86,13 +86,11 @@ fn any_split_is_one_pass() {
         let layer = layer(form);
         let x = inputs(150);
         let mut whole_state = layer.state(DType::F32).unwrap();
-        let whole = layer.forward(&x, &table, &mut whole_state).unwrap();
+        let whole = layer.forward(x.clone(), &table, &mut whole_state).unwrap();
         for split in [vec![1; 150], vec![64, 64, 22], vec![1, 2, 3, 5, 7, 60, 1, 71], vec![149, 1]] {
             let (mut state, mut at, mut out) = (layer.state(DType::F32).unwrap(), 0, vec![]);
             for n in &split {
-                out.extend_from_slice(
-                    layer.forward(&rows(&x, at, at + n), &table, &mut state).unwrap().f32(),
-                );
+                out.extend_from_slice(layer.forward(rows(&x, at, at + n), &table, &mut state).unwrap().f32());
                 at += n;
             }
             let what = format!("{form:?} split {:?}", &split[..split.len().min(8)]);
@@ -113,22 +111,22 @@ fn fold_is_having_run_from_the_first_token() {
         for t in [1, 5, 63, 64, 65, 150] {
             let x = inputs(t);
             let mut cache = KvCache::new(HEADS, DType::F32, Device::Cpu).unwrap();
-            softmax_attention(&x, &table, &mut cache).unwrap();
+            softmax_attention(x.clone(), &table, &mut cache).unwrap();
             let folded = layer.fold(&cache, &table, DType::F32);
             if !form.foldable() {
                 assert!(folded.unwrap_err().to_string().contains("fold"), "{form:?}");
                 continue;
             }
             let (mut folded, mut state) = (folded.unwrap(), layer.state(DType::F32).unwrap());
-            layer.forward(&x, &table, &mut state).unwrap();
+            layer.forward(x.clone(), &table, &mut state).unwrap();
             let what = format!("{form:?} t {t}");
             close(folded.s.f32(), state.s.f32(), &what);
             close(folded.z.f32(), state.z.f32(), &what);
             assert_eq!(folded.len, state.len);
             // And it goes on alike.
             let next = inputs(9);
-            let a = layer.forward(&next, &table, &mut folded).unwrap();
-            let b = layer.forward(&next, &table, &mut state).unwrap();
+            let a = layer.forward(next.clone(), &table, &mut folded).unwrap();
+            let b = layer.forward(next.clone(), &table, &mut state).unwrap();
             close(a.f32(), b.f32(), &format!("{what} after"));
         }
     }

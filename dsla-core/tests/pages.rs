@@ -26,8 +26,8 @@ fn bits(x: &Tensor) -> Vec<u32> {
 
 /// Both caches take the same tokens in and give the same bits.
 fn step(x: &Projected, plain: &mut KvCache, pages: &mut KvPages, what: &str) {
-    let want = softmax_attention(x, &table(), plain).unwrap();
-    let got = softmax_attention_pages(x, &table(), pages).unwrap();
+    let want = softmax_attention(x.clone(), &table(), plain).unwrap();
+    let got = softmax_attention_pages(x.clone(), &table(), pages).unwrap();
     assert!(bits(&got) == bits(&want), "{what}");
     let copy = pages.to_cache(plain.k.dtype()).unwrap();
     assert_eq!((pages.len(), copy.len()), (plain.len(), plain.len()), "{what}");
@@ -98,12 +98,12 @@ fn the_last_owner_writes_in_place() {
     let pool = Arc::new(PagePool::default());
     let (mut rng, table) = (Rng::new(3), table());
     let mut pages = KvPages::new(HEADS, DType::BF16, &pool);
-    softmax_attention_pages(&draw(&mut rng, 10), &table, &mut pages).unwrap();
+    softmax_attention_pages(draw(&mut rng, 10), &table, &mut pages).unwrap();
     drop(pages.clone());
-    softmax_attention_pages(&draw(&mut rng, 10), &table, &mut pages).unwrap();
+    softmax_attention_pages(draw(&mut rng, 10), &table, &mut pages).unwrap();
     assert_eq!(pool.live_pages(), 1);
     let held = pages.clone();
-    softmax_attention_pages(&draw(&mut rng, 10), &table, &mut pages).unwrap();
+    softmax_attention_pages(draw(&mut rng, 10), &table, &mut pages).unwrap();
     assert_eq!((pool.live_pages(), held.len(), pages.len()), (2, 20, 30));
 }
 
@@ -113,14 +113,14 @@ fn bytes_are_shared_alike() {
     let (mut rng, table) = (Rng::new(4), table());
     let (mut a, mut whole) = (KvPages::int8(HEADS, &pool), KvPages::int8(HEADS, &pool));
     let (x, y) = (draw(&mut rng, 70), draw(&mut rng, 60));
-    softmax_attention_pages(&x, &table, &mut a).unwrap();
-    softmax_attention_pages(&x, &table, &mut whole).unwrap();
+    softmax_attention_pages(x.clone(), &table, &mut a).unwrap();
+    softmax_attention_pages(x.clone(), &table, &mut whole).unwrap();
     assert_eq!(pool.live_pages(), 4);
     let mut b = a.clone();
-    let got = softmax_attention_pages(&y, &table, &mut b).unwrap();
-    softmax_attention_pages(&draw(&mut rng, 60), &table, &mut a).unwrap();
+    let got = softmax_attention_pages(y.clone(), &table, &mut b).unwrap();
+    softmax_attention_pages(draw(&mut rng, 60), &table, &mut a).unwrap();
     assert_eq!((pool.live_pages(), a.bytes()), (2 + 1 + 2 + 2, 3 * 2 * PAGE * 2 * (32 + 4)));
-    let want = softmax_attention_pages(&y, &table, &mut whole).unwrap();
+    let want = softmax_attention_pages(y.clone(), &table, &mut whole).unwrap();
     assert!(bits(&got) == bits(&want));
     let (b, whole) = (b.to_cache(DType::BF16).unwrap(), whole.to_cache(DType::BF16).unwrap());
     assert!(bits(&b.k) == bits(&whole.k) && bits(&b.v) == bits(&whole.v));

@@ -79,9 +79,14 @@ impl<T: Kept> Host<T> {
         Host::filled(T::default(), len)
     }
 
-    /// Append.
+    /// Append what `more` gives.
     pub fn extend(&mut self, more: impl ExactSizeIterator<Item = T>) {
-        let (old, len) = (self.len, self.len + more.len());
+        self.grow(more.len()).iter_mut().zip(more).for_each(|(o, x)| *o = x);
+    }
+
+    /// Append n elements, to be written before anyone reads them.
+    pub fn grow(&mut self, n: usize) -> &mut [T] {
+        let (old, len) = (self.len, self.len + n);
         if self.start + len > self.data.len() {
             // A window that moves on by a token is moved back once in as many tokens as it has.
             let mut grown = Host::scratch(len.max(2 * old));
@@ -89,7 +94,7 @@ impl<T: Kept> Host<T> {
             *self = grown;
         }
         self.len = len;
-        self[old..].iter_mut().zip(more).for_each(|(o, x)| *o = x);
+        &mut self[old..]
     }
 
     /// Drop the first n elements.

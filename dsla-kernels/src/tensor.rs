@@ -357,15 +357,11 @@ impl Tensor {
             return crate::ops::copy::cast(rows, self.view_mut().rows(new - more, new).reshape(rows.shape));
         }
         match (&mut self.data, rows.slice()) {
-            (Data::F32(a), Slice::F32(b)) => a.extend(b.iter().copied()),
-            (Data::BF16(a), Slice::BF16(b)) => a.extend(b.iter().copied()),
-            (Data::F16(a), Slice::F16(b)) => a.extend(b.iter().copied()),
-            (Data::U32(a), Slice::U32(b)) => a.extend(b.iter().copied()),
-            (Data::BF16(a), Slice::F32(b)) => {
-                let mut narrowed = Host::scratch(b.len());
-                narrow(b, &mut narrowed);
-                a.extend(narrowed.iter().copied());
-            }
+            (Data::F32(a), Slice::F32(b)) => a.grow(b.len()).copy_from_slice(b),
+            (Data::BF16(a), Slice::BF16(b)) => a.grow(b.len()).copy_from_slice(b),
+            (Data::F16(a), Slice::F16(b)) => a.grow(b.len()).copy_from_slice(b),
+            (Data::U32(a), Slice::U32(b)) => a.grow(b.len()).copy_from_slice(b),
+            (Data::BF16(a), Slice::F32(b)) => narrow(b, a.grow(b.len())),
             (Data::F16(a), Slice::F32(b)) => a.extend(b.iter().map(|&x| f16::from_f32(x))),
             (Data::F32(a), Slice::BF16(b)) => a.extend(b.iter().map(|x| x.to_f32())),
             (Data::F32(a), Slice::F16(b)) => a.extend(b.iter().map(|x| x.to_f32())),

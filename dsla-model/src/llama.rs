@@ -440,15 +440,15 @@ impl Model {
         let (heads, table) = (self.heads(), &self.base.table);
         Ok(match &mut seq.layers[l] {
             LayerState::Softmax(cache) => {
-                softmax_attention(&Projected::split(qkv, heads, None)?, table, cache)?
+                softmax_attention(Projected::split(qkv, heads, None)?, table, cache)?
             }
             LayerState::Pages(cache) => {
-                softmax_attention_pages(&Projected::split(qkv, heads, None)?, table, cache)?
+                softmax_attention_pages(Projected::split(qkv, heads, None)?, table, cache)?
             }
             LayerState::Dsla(state) => {
                 let dsla = self.dsla(l)?;
                 let hidden = dsla.form.reads_hidden().then(|| h.to_tensor()).transpose()?;
-                dsla.forward(&Projected::split(qkv, heads, hidden)?, table, state)?
+                dsla.forward(Projected::split(qkv, heads, hidden)?, table, state)?
             }
         })
     }

@@ -5,7 +5,7 @@ mod train;
 pub use train::{InputGrads, Saved};
 
 use super::delta::{Delta, Side};
-use super::{KvCache, Projected, in_dtype, positions, rotated, rotated_as, turn};
+use super::{KvCache, Projected, in_dtype, positions, rotated_as, turn};
 use crate::{DslaParams, FeatureMap, Form, Gate, GateInput, Heads, Normalizer, Projections};
 use dsla_kernels::ops::rope::Table;
 use dsla_kernels::ops::{axpby, copy, dsla as op, feature_map, gate};
@@ -250,18 +250,17 @@ impl DslaAttention {
     }
 
     /// Attend with the sequence's state, which takes the new tokens in: [T, H, D].
-    pub fn forward(&self, x: &Projected, table: &Table, state: &mut DslaState) -> Result<Tensor> {
+    pub fn forward(&self, mut x: Projected, table: &Table, state: &mut DslaState) -> Result<Tensor> {
         let (form, p) = (&self.form, &self.params);
         let first = state.len;
         let decay = self.log_decays(&self.gate_input(&x.k, &x.v, x.hidden.as_ref())?)?;
-        let mut q = Cow::Borrowed(&x.q);
         if form.projections != Projections::Frozen {
-            self.adapt_q(x.hidden.as_ref(), q.to_mut())?;
+            self.adapt_q(x.hidden.as_ref(), &mut x.q)?;
         }
         let mut k = Cow::Borrowed(&x.k);
         if form.rope {
             let positions = positions(first, x.len());
-            q = Cow::Owned(rotated(&q, first, table)?);
+            turn(&mut x.q, first, table, false)?;
             k = Cow::Owned(rotated_as(&x.k, positions.view(), table, state.ring.k.dtype())?);
         }
         let fresh = self.form.sinks.saturating_sub(first).min(x.len());
@@ -277,13 +276,13 @@ impl DslaAttention {
             true => DType::BF16,
             false => DType::F32,
         };
-        let phi_q = self.features_as(q.view(), &p.map_q, self.query_scale(), dtype)?;
+        let phi_q = self.features_as(x.q.view(), &p.map_q, self.query_scale(), dtype)?;
         let oldest = first + x.len() - state.ring.len();
         let phi_k = self.key_features(state.ring.k.rows(0, leaving), oldest, dtype)?;
         let (gamma, mix, slope) = (self.gamma_weights(), self.per_head(&p.mix)?, self.per_head(&p.slope)?);
         let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), DType::F32)?;
         let args = op::Args {
-            q: q.view(),
+            q: x.q.view(),
             k: state.ring.k.view(),
             v: state.ring.v.view(),
             sink_k: state.sinks.k.view(),

@@ -1,7 +1,7 @@
 //! Keys and values of one sequence in one softmax layer, on the host, in pages that sequences share: a clone copies none of
 //! them, and whoever appends to a shared page takes a copy of that page first.
 
-use super::{KvCache, Projected, rotated};
+use super::{KvCache, Projected, turn};
 use crate::Heads;
 use dsla_kernels::ops::copy;
 use dsla_kernels::ops::rope::Table;
@@ -255,11 +255,12 @@ impl KvPages {
 /// [`softmax_attention`](super::softmax_attention) over pages, with its bits where they hold floats: [T, H, D] f32.
 ///
 /// Errors: as there.
-pub fn softmax_attention_pages(x: &Projected, table: &Table, cache: &mut KvPages) -> Result<Tensor> {
+pub fn softmax_attention_pages(mut x: Projected, table: &Table, cache: &mut KvPages) -> Result<Tensor> {
     let first = cache.len();
-    let q = rotated(&x.q, first, table)?;
-    cache.extend(rotated(&x.k, first, table)?.view(), x.v.view())?;
+    turn(&mut x.q, first, table, false)?;
+    turn(&mut x.k, first, table, false)?;
+    cache.extend(x.k.view(), x.v.view())?;
     let mut out = Tensor::empty_on(Device::Cpu, x.q.shape(), DType::F32)?;
-    cache.attend(q.view(), out.view_mut())?;
+    cache.attend(x.q.view(), out.view_mut())?;
     Ok(out)
 }

@@ -1,7 +1,7 @@
 //! Exact attention over a growing cache in one piece: what GPUs have. On the host a sequence's keys and values are in
 //! [pages](super::KvPages); this path is what those are tested against.
 
-use super::{Projected, positions, rotated, rotated_as};
+use super::{Projected, positions, rotated_as, turn};
 use crate::{Heads, activation};
 use dsla_kernels::ops::rope::Table;
 use dsla_kernels::ops::softmax_attention as op;
@@ -43,12 +43,12 @@ impl KvCache {
 }
 
 /// Append the new tokens to the cache and attend: [T, H, D] in the cache's dtype on a GPU, f32 on the host.
-pub fn softmax_attention(x: &Projected, table: &Table, cache: &mut KvCache) -> Result<Tensor> {
+pub fn softmax_attention(mut x: Projected, table: &Table, cache: &mut KvCache) -> Result<Tensor> {
     let first = cache.len();
-    let q = rotated(&x.q, first, table)?;
+    turn(&mut x.q, first, table, false)?;
     cache.k.extend(rotated_as(&x.k, positions(first, x.len()).view(), table, cache.k.dtype())?.view())?;
     cache.v.extend(x.v.view())?;
     let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), activation(x.q.device(), cache.k.dtype()))?;
-    op::forward(q.view(), cache.k.view(), cache.v.view(), out.view_mut())?;
+    op::forward(x.q.view(), cache.k.view(), cache.v.view(), out.view_mut())?;
     Ok(out)
 }

@@ -3,7 +3,7 @@
 use super::{Args, BatchArgs, BatchDims, Dims, Grads, Normalizer, Place, Pool, Saved, State, backward, decode_batch, forward, naive};
 use crate::case::{Case, Input, Rng};
 use crate::real::Real;
-use crate::{DType, Tensor, spec};
+use crate::{DType, Device, Error, Tensor, spec};
 use DType::{BF16, F16, F32};
 use Normalizer::{None as Plain, Rms, Sum};
 
@@ -68,7 +68,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The same with features of bf16, where a call takes them.
+/// The same with features of bf16, where a call takes them; a GPU does not.
 fn rounded(case: Case) -> Case {
     let Case { run, mut inputs, .. } = case;
     let exact = |x: &Tensor, dtype| x.to_dtype(dtype).expect("features are on the host");
@@ -77,6 +77,9 @@ fn rounded(case: Case) -> Case {
         id: format!("{}_features", case.id),
         inputs,
         run: Box::new(move |x| {
+            if x[0].device() != Device::Cpu {
+                return Err(Error::Argument { op: "dsla", arg: "phi_q", got: "bf16".into(), want: "f32 on cuda".into() });
+            }
             let mut x = x.to_vec();
             let ([t, _, f], [_, _, _, e]) = (x[5].view().dims("dsla", "phi_q")?, x[7].view().dims("dsla", "log_decay")?);
             if !super::rounds_features(&x[2].view(), t, f, e) {

@@ -65,8 +65,10 @@ pub fn forward(
         own_den.resize(n.t * n.h, 0.0);
         &mut own_den
     });
-    out.fill(0.0);
-    den.fill(0.0);
+    // The first queries of a sequence read no state; all others are written where they read theirs.
+    let unread = n.lag().min(n.t) * n.h;
+    out[..unread * n.d].fill(0.0);
+    den[..unread].fill(0.0);
     let len = chunk_len(n.e);
     let chunks = n.l.div_ceil(len);
     for first in (0..chunks).step_by(RUN) {
