@@ -1,6 +1,6 @@
 //! Where elements on the host are: whole lines of the cache and, of what is large, huge pages of a system that has them. A step
 //! of a model reads all its weights and caches once. With pages of 4 KB a core looks up an address for every 64 lines it
-//! reads, which a guest of a virtual machine pays twice for: prefill and decode run a fifth to a half faster without.
+//! reads, which a guest of a virtual machine pays twice for (`ops/linear/NOTES.md` has what it costs).
 
 use bytemuck::Zeroable;
 use memmap2::MmapMut;
