@@ -455,13 +455,16 @@ impl Model {
 
     /// Where layer `l` of a sequence is converted and changes the output projection, add that to its rows of x.
     fn adapt_o(&self, l: usize, steps: &[Step], mixed: &Tensor, x: &mut Tensor) -> Result<()> {
-        let mut at = 0;
-        for s in steps {
-            let end = at + s.tokens.len();
-            if matches!(s.seq.layers[l], LayerState::Dsla(_)) {
-                self.dsla(l)?.adapt_o(mixed.rows(at, end), x.view_mut().rows(at, end))?;
+        let (mut first, mut at) = (0, 0);
+        let converted = |s: &Step| matches!(s.seq.layers[l], LayerState::Dsla(_));
+        // Sequences side by side that are converted: all their rows at once, which have the bits of each alone.
+        for (i, s) in steps.iter().enumerate() {
+            at += s.tokens.len();
+            if !converted(s) {
+                first = at;
+            } else if !steps.get(i + 1).is_some_and(converted) {
+                self.dsla(l)?.adapt_o(mixed.rows(first, at), x.view_mut().rows(first, at))?;
             }
-            at = end;
         }
         Ok(())
     }
