@@ -36,7 +36,7 @@ pub struct Projected {
     pub k: Tensor,
     /// Values [T, G, D].
     pub v: Tensor,
-    /// The layer's normalised input [T, C], kept only for forms that [read it](crate::Form::reads_hidden).
+    /// The layer's normalised input [T, C], f32 or as its projections read it, kept only for forms that [read it](crate::Form::reads_hidden).
     pub hidden: Option<Tensor>,
 }
 

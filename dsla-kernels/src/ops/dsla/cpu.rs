@@ -57,7 +57,7 @@ pub fn forward(
         return step::step(x, n, s, z, den, peak, out);
     }
     let lin = linear(x);
-    if lin.rounded.is_some() && (exact || !pairs::fits(&x.v, n)) {
+    if lin.rounded.is_some() && (exact || !pairs::fits(&x.v, [n.d, n.f, n.e])) {
         unreachable!("features are rounded where `rounds_features` says so")
     }
     let mut own_den = vec![];

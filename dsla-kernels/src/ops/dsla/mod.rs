@@ -85,9 +85,8 @@ pub struct Args<'a> {
 /// Whether a call of T tokens multiplies features as bf16, so that they may be handed over so: more than one token, scalar decays
 /// (E = 1), values of bf16, on a host that multiplies it. Not where a backward pass follows, which is exact.
 pub fn rounds_features(v: &View, t: usize, f: usize, e: usize) -> bool {
-    let Ok([_, g, d]) = v.dims(OP, "v") else { return false };
-    let n = Dims { t, r: 0, l: 0, h: g, g, d, f, e, w: 0, n: 0, position: 0 };
-    v.device() == Device::Cpu && t > 1 && crate::simd::pairs() && pairs::fits(v, n)
+    let Ok([_, _, d]) = v.dims(OP, "v") else { return false };
+    v.device() == Device::Cpu && t > 1 && crate::simd::pairs() && pairs::fits(v, [d, f, e])
 }
 
 /// All sizes of a call, checked.

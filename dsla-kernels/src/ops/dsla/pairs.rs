@@ -14,9 +14,9 @@ use crate::vec::{narrow, nearest_bf16};
 use crate::{DType, Slice, View, bf16, multiversion};
 
 /// Whether a call may take this path.
-pub fn fits(v: &View, n: Dims) -> bool {
-    let whole = n.d.is_multiple_of(16) && n.f.is_multiple_of(TILE) && n.f > 0;
-    n.e == 1 && whole && v.dtype() == DType::BF16
+pub fn fits(v: &View, [d, f, e]: [usize; 3]) -> bool {
+    let whole = d.is_multiple_of(16) && f.is_multiple_of(TILE) && f > 0;
+    e == 1 && whole && v.dtype() == DType::BF16
 }
 
 /// All heads of kv head g against chunk `number`, number `at` of the run whose states are given. The rows are the caller's alone.

@@ -34,7 +34,7 @@ impl Into {
 /// All heads of kv head g against chunk `number`, number `at` of the run whose states are given. The rows are the caller's alone.
 /// `exact`: nothing is rounded.
 pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: usize, into: Into, exact: bool) {
-    if !exact && pairs::fits(&x.v, n) {
+    if !exact && pairs::fits(&x.v, [n.d, n.f, n.e]) {
         return pairs::chunk(x, n, g, number, states, at, into);
     }
     if n.e == 1 {

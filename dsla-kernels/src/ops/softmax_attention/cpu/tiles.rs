@@ -11,6 +11,7 @@ use crate::strip::{COLUMNS, KEYS, Pass, ROWS, Strip, WEIGHTS};
 
 /// Bytes of keys and values that all strips go over before the next: in the L2 with room to spare.
 const SEGMENT: usize = 512 << 10;
+
 /// Sums of values by weights against the peak of the first block. A row whose weights leave what f32 holds has a sum that is no
 /// number, or none.
 pub fn attend(q: &[bf16], panels: &PairPanels, t: &Tile) -> Read {
@@ -58,4 +59,3 @@ pub fn attend(q: &[bf16], panels: &PairPanels, t: &Tile) -> Read {
     let sums = state.iter().flat_map(|s| s.sums).take(height).map(crate::simd::lanes::tree).collect();
     (acc, sums)
 }
-
