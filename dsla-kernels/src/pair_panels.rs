@@ -5,7 +5,7 @@ use crate::gemm::{PairProducts, Pairs};
 use crate::host::Host;
 use crate::panels::Of;
 use crate::par::{self, SendPtr};
-use crate::vec::nearest_bf16;
+use crate::simd::lanes::lanes;
 use std::ops::Range;
 
 /// Keys per packing task: whole panels, and whole tiles of values.
@@ -47,15 +47,12 @@ impl PairPanels {
             // SAFETY: rows first.. of head g are this task's alone.
             let [keys, values] =
                 [&kp, &vp].map(|p| unsafe { std::slice::from_raw_parts_mut(p.get().add(at), len) });
-            let row = |of, i: usize| match i.checked_sub(lead) {
-                Some(j) if j < s => row(of, g, j),
-                _ => &none,
-            };
+            let row = |of, i: usize| i.checked_sub(lead).filter(|&j| j < s).map(|j| row(of, g, j));
             for (i, panel) in keys.chunks_exact_mut(16 * d).enumerate() {
-                (0..16).for_each(|l| put_key(row(Of::Keys, first + 16 * i + l), l, panel));
+                put_keys(panel, |l| row(Of::Keys, first + 16 * i + l));
             }
             for (i, line) in values.chunks_exact_mut(2 * d).enumerate() {
-                let [a, b] = [0, 1].map(|l| row(Of::Values, first + 2 * i + l));
+                let [a, b] = [0, 1].map(|l| row(Of::Values, first + 2 * i + l).unwrap_or(&none));
                 interleave(a, b, line);
             }
         });
@@ -129,10 +126,91 @@ impl PairPanels {
     }
 }
 
-/// The key of lane l into a panel of sixteen [D / 2][16][2].
-pub(crate) fn put_key(key: &[bf16], l: usize, panel: &mut [bf16]) {
-    for (pair, line) in key.chunks_exact(2).zip(panel.chunks_exact_mut(32)) {
-        line[2 * l..2 * l + 2].copy_from_slice(pair);
+/// A panel of sixteen keys [D / 2][16][2]; key(l) is key l [D], or none: zeros.
+#[inline]
+pub(crate) fn put_keys<'a>(panel: &mut [bf16], key: impl Fn(usize) -> Option<&'a [bf16]>) {
+    let d = panel.len() / 16;
+    let keys: [Option<&[bf16]>; 16] = std::array::from_fn(key);
+    assert!(panel.len() == 16 * d && d.is_multiple_of(2) && keys.iter().flatten().all(|k| k.len() == d));
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::level() >= crate::simd::Level::Avx512 {
+        // SAFETY: the level was detected; every key and line is as long as that.
+        return unsafe { x86::put_keys(panel, &keys) };
+    }
+    put_pairs(panel, &keys, 0)
+}
+
+/// Pairs from `first` on.
+fn put_pairs(panel: &mut [bf16], keys: &[Option<&[bf16]>; 16], first: usize) {
+    for (pair, line) in panel.chunks_exact_mut(32).enumerate().skip(first) {
+        for (to, key) in line.chunks_exact_mut(2).zip(keys) {
+            to.copy_from_slice(key.map_or(&[bf16::ZERO; 2], |key| &key[2 * pair..2 * pair + 2]));
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use crate::bf16;
+    use std::arch::x86_64::*;
+
+    /// # Safety
+    /// AVX-512; panel is [D / 2][16][2], every key [D].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub unsafe fn put_keys(panel: &mut [bf16], keys: &[Option<&[bf16]>; 16]) {
+        let d = panel.len() / 16;
+        for at in (0..d / 32 * 32).step_by(32) {
+            // SAFETY: 32 elements of every key from `at` on, and 16 lines of the panel.
+            unsafe {
+                let mut x = [_mm512_setzero_si512(); 16];
+                for l in 0..16 {
+                    if let Some(key) = keys[l] {
+                        x[l] = _mm512_loadu_si512(key.as_ptr().add(at) as *const _);
+                    }
+                }
+                let x = turned(x);
+                for (i, x) in x.iter().enumerate() {
+                    _mm512_storeu_si512(panel.as_mut_ptr().add((at / 2 + i) * 32) as *mut _, *x);
+                }
+            }
+        }
+        super::put_pairs(panel, keys, d / 32 * 16)
+    }
+
+    /// 16 by 16 elements of 32 bits, transposed.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn turned(x: [__m512i; 16]) -> [__m512i; 16] {
+        let mut y = x;
+        // Inside quarters: 2 by 2, then 4 by 4 ..
+        for i in (0..16).step_by(2) {
+            y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+            y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+        }
+        let mut z = y;
+        for i in (0..16).step_by(4) {
+            for j in 0..2 {
+                z[i + 2 * j] = _mm512_unpacklo_epi64(y[i + j], y[i + j + 2]);
+                z[i + 2 * j + 1] = _mm512_unpackhi_epi64(y[i + j], y[i + j + 2]);
+            }
+        }
+        // .. then the quarters: z[4 i + c] holds rows 4 i.. of columns c, c + 4, c + 8, c + 12.
+        let mut w = z;
+        for c in 0..4 {
+            let low = [
+                _mm512_shuffle_i32x4::<0x88>(z[c], z[4 + c]),
+                _mm512_shuffle_i32x4::<0x88>(z[8 + c], z[12 + c]),
+            ];
+            let high = [
+                _mm512_shuffle_i32x4::<0xdd>(z[c], z[4 + c]),
+                _mm512_shuffle_i32x4::<0xdd>(z[8 + c], z[12 + c]),
+            ];
+            w[c] = _mm512_shuffle_i32x4::<0x88>(low[0], low[1]);
+            w[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low[0], low[1]);
+            w[4 + c] = _mm512_shuffle_i32x4::<0x88>(high[0], high[1]);
+            w[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high[0], high[1]);
+        }
+        w
     }
 }
 
@@ -146,12 +224,12 @@ crate::multiversion! {
     }
 }
 
-crate::multiversion! {
-    /// [`interleave`] of f32, rounded.
-    pub(crate) fn interleave_narrow<const FMA: bool>(a: &[f32], b: &[f32], line: &mut [bf16]) {
-        let _ = FMA;
-        for (pair, (a, b)) in line.chunks_exact_mut(2).zip(a.iter().zip(b)) {
-            (pair[0], pair[1]) = (nearest_bf16(*a), nearest_bf16(*b));
+lanes! {
+    /// [`interleave`] of f32, rounded: n of either, whole vectors.
+    pub(crate) unsafe fn interleave_narrow<V>(a: *const f32, b: *const f32, n: usize, line: *mut u16) {
+        for at in (0..n).step_by(16) {
+            // SAFETY: the caller's.
+            unsafe { V::load(a.add(at)).store_pairs(V::load(b.add(at)), line.add(2 * at)) }
         }
     }
 }

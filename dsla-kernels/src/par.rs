@@ -219,6 +219,16 @@ impl<T> SendPtr<T> {
     pub fn get(&self) -> *mut T {
         self.0
     }
+
+    /// `len` elements from `at` on.
+    ///
+    /// # Safety
+    /// They are there, and the caller's alone for as long.
+    #[expect(clippy::mut_from_ref, reason = "whose elements they are is the caller's to say")]
+    pub unsafe fn slice<'a>(&self, at: usize, len: usize) -> &'a mut [T] {
+        // SAFETY: the caller's.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
 }
 
 #[cfg(test)]

@@ -50,6 +50,8 @@ pub(crate) struct Pass<'a> {
     pub d: usize,
     /// Whether these are the first keys.
     pub begins: bool,
+    /// The keys that each row sees, counted from the first of these.
+    pub seen: &'a [[usize; 2]; ROWS],
     /// Blocks from here on hold keys that some row does not see.
     pub whole: usize,
     /// Of scores, to powers of two.
@@ -63,13 +65,7 @@ impl Pass<'_> {
     /// # Safety
     /// The level is AMX, and tiles are [whole](crate::amx::Tiles::whole).
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    pub unsafe fn run<const PEAK: bool>(
-        &self,
-        state: &mut Strip,
-        weights: &mut [bf16],
-        acc: &mut [f32],
-        hide: impl Fn(usize, &mut [f32]),
-    ) {
+    pub unsafe fn run<const PEAK: bool>(&self, state: &mut Strip, weights: &mut [bf16], acc: &mut [f32]) {
         #[repr(C, align(64))]
         struct Scores([f32; ROWS * KEYS]);
         let mut scores = [const { Scores([0.0; ROWS * KEYS]) }; 2];
@@ -93,7 +89,7 @@ impl Pass<'_> {
             for j in 0..blocks + 1 {
                 let [this, next] = if j % 2 == 0 { [0, 1] } else { [1, 0] };
                 if j < blocks && j >= self.whole {
-                    hide(j, &mut scores[this].0);
+                    hide(&mut scores[this].0, self.seen, j * KEYS);
                 }
                 if j == 0 && self.begins {
                     for (shift, scores) in state.shift.iter_mut().zip(scores[0].0.chunks_exact(KEYS)) {
@@ -229,6 +225,22 @@ unsafe fn end(acc: *mut f32, d: usize, columns: usize) {
         if columns == COLUMNS {
             asm!("tilestored [{c} + {s} + 128], tmm2", "tilestored [{c} + {s} + 192], tmm3",
                 c = in(reg) acc, s = in(reg) 4 * d, options(nostack));
+        }
+    }
+}
+
+/// Scores of a block, whose first key is number `first`, that rows do not see become -inf.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn hide(scores: &mut [f32; ROWS * KEYS], seen: &[[usize; 2]; ROWS], first: usize) {
+    let below = |end: usize| ((1u64 << end.saturating_sub(first).min(KEYS)) - 1) as u32;
+    for (row, [from, to]) in scores.chunks_exact_mut(KEYS).zip(seen) {
+        let hidden = !below(*to) | below(*from);
+        // SAFETY: two vectors of a row.
+        unsafe {
+            let least = _mm512_set1_ps(f32::NEG_INFINITY);
+            _mm512_mask_storeu_ps(row.as_mut_ptr(), hidden as u16, least);
+            _mm512_mask_storeu_ps(row.as_mut_ptr().add(16), (hidden >> 16) as u16, least);
         }
     }
 }

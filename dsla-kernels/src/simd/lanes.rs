@@ -91,6 +91,20 @@ pub(crate) trait Lanes: Vector {
             (0..16).for_each(|l| *p.add(l) = nearest_bf16(v[l]).to_bits());
         }
     }
+    /// Sixteen pairs of bf16: one of these and one of b each, rounded as by [`Lanes::store_bf16`].
+    #[inline(always)]
+    unsafe fn store_pairs(self, b: Self, p: *mut u16) {
+        let mut halves = [[0u16; 16]; 2];
+        // SAFETY: the caller's, for 32 elements.
+        unsafe {
+            self.store_bf16(halves[0].as_mut_ptr());
+            b.store_bf16(halves[1].as_mut_ptr());
+            for l in 0..16 {
+                *p.add(2 * l) = halves[0][l];
+                *p.add(2 * l + 1) = halves[1][l];
+            }
+        }
+    }
     /// Sixteen pairs of bf16 as f32: the first of each pair, the second of each.
     unsafe fn widen_pairs(p: *const u16) -> (Self, Self);
 }

@@ -21,7 +21,9 @@ fn environment(name: &str) -> Option<Environment> {
         // Built here, for this processor; without the vision part, which is most of the build.
         "llama.cpp" => Environment {
             files: &[("llama.cpp.txt", &[])],
-            variables: &[("CMAKE_ARGS", "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF")],
+            // GCC 12's `_tile_loadconfig` says that it reads eight bytes: without the flag the stores of all others are
+            // taken for dead, and llama.cpp dies of SIGILL in its AMX kernels for quantised weights.
+            variables: &[("CMAKE_ARGS", "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_CXX_FLAGS=-fno-dse")],
             over: None,
         },
         "llama.cpp-server" => {
@@ -64,6 +66,10 @@ impl Installer {
         let base = spec.over.map(|base| self.python(base)).transpose()?;
         if std::fs::read_to_string(&marker).is_ok_and(|have| have == want) {
             return Ok(python);
+        }
+        if dir.exists() {
+            // pip leaves alone what it finds, however that was built.
+            std::fs::remove_dir_all(&dir)?;
         }
         std::fs::create_dir_all(&dir)?;
         let log = dir.join("install.log");

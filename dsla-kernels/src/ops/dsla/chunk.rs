@@ -5,8 +5,8 @@ use crate::gemm::{Into, gemm, transposed};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
 use crate::simd::{exp, exp_fall};
-use crate::vec::{head_rows, widen};
-use crate::{View, bf16, multiversion};
+use crate::vec::head_rows;
+use crate::{View, multiversion};
 
 /// Keys per chunk with scalar decays.
 pub const CHUNK: usize = 64;
@@ -21,21 +21,19 @@ pub fn chunk_len(e: usize) -> usize {
 pub struct Linear<'a> {
     pub phi_q: &'a [f32],
     pub phi_k: &'a [f32],
-    /// Both where they were rounded already; the others are empty then.
-    pub rounded: Option<[&'a [bf16]; 2]>,
     pub v: View<'a>,
     pub log_decay: &'a [f32],
     pub gamma: &'a [f32],
 }
 
 /// Inclusive cumulative log decays per state [len, E] of keys a..a + len; f64, because only their differences matter.
-pub fn cumulative(x: &Linear, n: Dims, g: usize, a: usize, len: usize) -> [Host<f64>; 2] {
+pub fn cumulative(log_decay: &[f32], n: Dims, g: usize, a: usize, len: usize) -> [Host<f64>; 2] {
     [0, 1].map(|i| {
         let mut c = Host::<f64>::scratch(len * n.e);
         for r in 0..len {
             for j in 0..n.e {
                 let before = if r > 0 { c[(r - 1) * n.e + j] } else { 0.0 };
-                c[r * n.e + j] = before + x.log_decay[(((a + r) * 2 + i) * n.g + g) * n.e + j] as f64;
+                c[r * n.e + j] = before + log_decay[(((a + r) * 2 + i) * n.g + g) * n.e + j] as f64;
             }
         }
         c
@@ -60,15 +58,11 @@ impl Chunk {
         let mut k = Host::scratch(len * n.f);
         for r in 0..len {
             let at = ((a + r) * n.g + g) * n.f;
-            let to = &mut k[r * n.f..(r + 1) * n.f];
-            match x.rounded {
-                Some([_, phi_k]) => widen(&phi_k[at..at + n.f], to),
-                None => to.copy_from_slice(&x.phi_k[at..at + n.f]),
-            }
+            k[r * n.f..(r + 1) * n.f].copy_from_slice(&x.phi_k[at..at + n.f]);
         }
         let mut v = Host::scratch(len * n.d);
         head_rows(&x.v, g, a, len, &mut v);
-        Chunk { a, len, k, v, c: cumulative(x, n, g, a, len) }
+        Chunk { a, len, k, v, c: cumulative(x.log_decay, n, g, a, len) }
     }
 
     /// The whole chunk's log decay of state i [E].

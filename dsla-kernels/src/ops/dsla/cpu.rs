@@ -1,21 +1,23 @@
 //! The chunked forward pass: states at chunk borders first, then every chunk and every tile of the window in parallel.
 
 use super::chunk::{Chunk, Linear, States, chunk_len};
-use super::window::Window;
+use super::window::{Read, Window};
 use super::{Args, Dims, Normalizer, pairs, read, step};
 use crate::gemm::{Into, gemm, rows};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
 use crate::simd::{self, madd};
-use crate::vec::{dot, exp_sub_sum, head_rows, max, transpose};
-use crate::{Slice, View, multiversion};
+use crate::vec::{dot, exp_sub_sum, head_rows, max, narrow, transpose};
+use crate::{Slice, View, bf16, multiversion};
 
 /// Added to the normaliser.
 pub const EPS: f32 = 1e-6;
 /// Bound on the log weight of the states against the window: e^40 against a row that sums to at least 1.
 pub const LOG_WEIGHT: f64 = 40.0;
 /// Chunks whose border states are kept at a time: 16 x 64 KB per state pair and kv head.
-const RUN: usize = 16;
+pub const RUN: usize = 16;
+/// Elements rounded at a time.
+const NARROW: usize = 1 << 14;
 /// Queries per tile of the window.
 pub const TILE: usize = 32;
 
@@ -27,10 +29,19 @@ pub fn f32s<'a>(x: &View<'a>) -> &'a [f32] {
 }
 
 pub fn linear<'a>(x: &Args<'a>) -> Linear<'a> {
-    let rest = Linear { phi_q: &[], phi_k: &[], rounded: None, v: x.v, log_decay: f32s(&x.log_decay), gamma: f32s(&x.gamma) };
-    match (x.phi_q.slice(), x.phi_k.slice()) {
-        (Slice::BF16(q), Slice::BF16(k)) => Linear { rounded: Some([q, k]), ..rest },
-        _ => Linear { phi_q: f32s(&x.phi_q), phi_k: f32s(&x.phi_k), ..rest },
+    Linear { phi_q: f32s(&x.phi_q), phi_k: f32s(&x.phi_k), v: x.v, log_decay: f32s(&x.log_decay), gamma: f32s(&x.gamma) }
+}
+
+/// Features as bf16: a copy where they are not.
+fn rounded<'a>(x: &View<'a>, copy: &'a mut Host<bf16>) -> &'a [bf16] {
+    match x.slice() {
+        Slice::BF16(v) => v,
+        _ => {
+            let x = f32s(x);
+            *copy = Host::scratch(x.len());
+            par::for_each_chunk(copy, NARROW, |i, out| narrow(&x[i * NARROW..][..out.len()], out));
+            copy
+        }
     }
 }
 
@@ -56,10 +67,6 @@ pub fn forward(
     if n.t == 1 && n.f > 0 {
         return step::step(x, n, s, z, den, peak, out);
     }
-    let lin = linear(x);
-    if lin.rounded.is_some() && (exact || !pairs::fits(&x.v, [n.d, n.f, n.e])) {
-        unreachable!("features are rounded where `rounds_features` says so")
-    }
     let mut own_den = vec![];
     let den = den.unwrap_or_else(|| {
         own_den.resize(n.t * n.h, 0.0);
@@ -69,23 +76,42 @@ pub fn forward(
     let unread = n.lag().min(n.t) * n.h;
     out[..unread * n.d].fill(0.0);
     den[..unread].fill(0.0);
-    let len = chunk_len(n.e);
-    let chunks = n.l.div_ceil(len);
+    let into = read::Into { out: SendPtr(out.as_mut_ptr()), den: SendPtr(den.as_mut_ptr()) };
+    match x.v.slice() {
+        Slice::BF16(v) if !exact && pairs::fits(&x.v, [n.d, n.f, n.e]) => {
+            let mut copies = [Host::scratch(0), Host::scratch(0)];
+            let [of_q, of_k] = &mut copies;
+            let (phi_q, phi_k) = (rounded(&x.phi_q, of_q), rounded(&x.phi_k, of_k));
+            let x = pairs::Rounded { phi_q, phi_k, v, log_decay: f32s(&x.log_decay), gamma: f32s(&x.gamma) };
+            pairs::forward(&x, n, s, z, into);
+        }
+        _ => states(&linear(x), n, s, z, into),
+    }
+    let [q, mix, slope] = [&x.q, &x.mix, &x.slope].map(f32s);
+    let peak = peak.map(|p| SendPtr(p.as_mut_ptr()));
+    let (out, den) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
+    Merge { n, q, mix, slope, normalizer: x.normalizer, out, den, peak }.all(x, exact);
+}
+
+/// num and den of every query that reads a chunk; the states move on.
+fn states(x: &Linear, n: Dims, s: &mut [f32], z: &mut [f32], into: read::Into) {
+    let chunks = n.l.div_ceil(chunk_len(n.e));
     for first in (0..chunks).step_by(RUN) {
         let count = RUN.min(chunks - first);
-        let states = States::forward(&lin, n, first, count, s, z);
-        let (op, dp) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
+        let states = States::forward(x, n, first, count, s, z);
         par::for_each(count * n.g, |task| {
-            let into = read::Into { out: op, den: dp };
-            read::chunk(&lin, n, task % n.g, first + task / n.g, &states, task / n.g, into, exact);
+            read::chunk(x, n, task % n.g, first + task / n.g, &states, task / n.g, into);
         });
         states.copy_out(n, count, s, z);
     }
-    merge(x, n, den, peak, out, exact);
 }
 
 pub fn fold(phi_k: View, v: View, log_decay: View, n: Dims, s: &mut [f32], z: &mut [f32]) {
-    let lin = Linear { phi_q: &[], phi_k: f32s(&phi_k), rounded: None, v, log_decay: f32s(&log_decay), gamma: &[] };
+    if let (Slice::BF16(phi_k), Slice::BF16(v)) = (phi_k.slice(), v.slice()) {
+        let x = pairs::Rounded { phi_q: &[], phi_k, v, log_decay: f32s(&log_decay), gamma: &[] };
+        return pairs::fold(&x, n, s, z);
+    }
+    let lin = Linear { phi_q: &[], phi_k: f32s(&phi_k), v, log_decay: f32s(&log_decay), gamma: &[] };
     let len = chunk_len(n.e);
     let size = n.f * n.d;
     let (sp, zp) = (SendPtr(s.as_mut_ptr()), SendPtr(z.as_mut_ptr()));
@@ -179,45 +205,66 @@ multiversion! {
     }
 }
 
-/// Put the window's part and the states' part together and normalise, in place.
-fn merge(x: &Args, n: Dims, den: &mut [f32], peak: Option<&mut [f32]>, out: &mut [f32], exact: bool) {
-    let (q, mix, slope) = (f32s(&x.q), f32s(&x.mix), f32s(&x.slope));
-    let group = n.h / n.g;
-    let (op, dp) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
-    let pp = peak.map(|p| SendPtr(p.as_mut_ptr()));
-    let window = (n.w > 0 && n.d > 0).then(|| Window::new(x, n, exact));
-    par::for_each(Tile::count(n) * n.g, |task| {
-        let (tile, g) = (task / n.g, task % n.g);
-        let (t0, m) = (tile * TILE, TILE.min(n.t - tile * TILE));
-        let height = group * m;
-        // Rows (head, query).
-        let place = |row: usize| (t0 + row % m) * n.h + g * group + row / m;
-        let window = window.as_ref().map(|w| {
-            let mut qs = Host::<f32>::scratch(height * n.d);
-            for (row, qs) in qs.chunks_exact_mut(n.d.max(1)).enumerate() {
-                qs.copy_from_slice(&q[place(row) * n.d..][..n.d]);
+/// Where the window's part and the states' part are put together, in place, and normalised.
+pub struct Merge<'a> {
+    pub n: Dims,
+    pub q: &'a [f32],
+    pub mix: &'a [f32],
+    pub slope: &'a [f32],
+    normalizer: Normalizer,
+    pub out: SendPtr<f32>,
+    pub den: SendPtr<f32>,
+    pub peak: Option<SendPtr<f32>>,
+}
+
+impl Merge<'_> {
+    /// Of all queries; `exact`: nothing is rounded.
+    fn all(&self, x: &Args, exact: bool) {
+        let n = self.n;
+        let group = n.h / n.g;
+        let window = (n.w > 0 && n.d > 0).then(|| Window::new(x, n, exact));
+        par::for_each(Tile::count(n) * n.g, |task| {
+            let (tile, g) = (task / n.g, task % n.g);
+            let (t0, m) = (tile * TILE, TILE.min(n.t - tile * TILE));
+            let Some(window) = &window else {
+                return (g * group..(g + 1) * group).for_each(|h| self.rows(h, t0, m, &(Host::scratch(0), vec![])));
+            };
+            #[cfg(target_arch = "x86_64")]
+            if super::strips::merge(window, self, g, t0, m) {
+                return;
             }
-            w.tile(n, g, t0, m, qs)
+            // Rows (head, query).
+            let mut q = Host::<f32>::scratch(group * m * n.d);
+            for (row, q) in q.chunks_exact_mut(n.d).enumerate() {
+                q.copy_from_slice(&self.q[((t0 + row % m) * n.h + g * group + row / m) * n.d..][..n.d]);
+            }
+            self.rows(g * group, t0, m, &window.tile(n, g, t0, m, q));
         });
-        for row in 0..height {
-            let (at, h) = (place(row), g * group + row / m);
-            // SAFETY: (query, head) rows belong to this (tile, kv head) task alone.
-            let (out, den) = unsafe { (std::slice::from_raw_parts_mut(op.get().add(at * n.d), n.d), &mut *dp.get().add(at)) };
+    }
+
+    /// Queries t0..t0 + m of heads from h0 on, rows (head, query) of what they read in their windows; of one head where there are
+    /// none. The rows are the caller's alone.
+    pub fn rows(&self, h0: usize, t0: usize, m: usize, (num, stats): &Read) {
+        let n = self.n;
+        for row in 0..m.max(stats.len()) {
+            let h = h0 + row / m;
+            let at = (t0 + row % m) * n.h + h;
+            // SAFETY: (query, head) rows are the caller's alone.
+            let (out, den) = unsafe { (self.out.slice(at * n.d, n.d), &mut *self.den.get().add(at)) };
             let mut top = 0.0;
-            if let Some((num, stats)) = &window {
-                let (peak, sum) = stats[row];
-                let weight = log_weight(mix[h], slope[h], peak).exp();
+            if let Some(&(peak, sum)) = stats.get(row) {
+                let weight = log_weight(self.mix[h], self.slope[h], peak).exp();
                 blend(out, weight, &num[row * n.d..(row + 1) * n.d]);
                 *den = *den * weight + sum;
                 top = peak;
             }
-            if let Some(p) = pp {
+            if let Some(p) = &self.peak {
                 // SAFETY: as above.
                 unsafe { *p.get().add(at) = top };
             }
-            normalize(x.normalizer, out, den);
+            normalize(self.normalizer, out, den);
         }
-    });
+    }
 }
 
 /// row <- row / den; den becomes what was divided by.

@@ -43,7 +43,7 @@ impl Keys {
             v[t * wide..][..n.d].copy_from_slice(&row);
             v[t * wide + n.d] = 1.0;
         }
-        let c = cumulative(x, n, g, a, len);
+        let c = cumulative(x.log_decay, n, g, a, len);
         let (mut reach, mut keep) = ([[0.0; CHUNK]; 2], [[0.0; CHUNK]; 2]);
         for i in 0..2 {
             shares(&c[i], &mut reach[i], &mut keep[i]);

@@ -30,6 +30,8 @@ pub mod naive;
 mod pairs;
 mod read;
 mod step;
+#[cfg(target_arch = "x86_64")]
+mod strips;
 mod window;
 
 pub use batch::{BatchArgs, BatchDims, Place, Pool, decode_batch};
@@ -85,8 +87,13 @@ pub struct Args<'a> {
 /// Whether a call of T tokens multiplies features as bf16, so that they may be handed over so: more than one token, scalar decays
 /// (E = 1), values of bf16, on a host that multiplies it. Not where a backward pass follows, which is exact.
 pub fn rounds_features(v: &View, t: usize, f: usize, e: usize) -> bool {
+    t > 1 && folds_rounded(v, f, e)
+}
+
+/// Whether [`fold`] takes features of bf16, and makes the states of them that [`forward`] makes.
+pub fn folds_rounded(v: &View, f: usize, e: usize) -> bool {
     let Ok([_, _, d]) = v.dims(OP, "v") else { return false };
-    v.device() == Device::Cpu && t > 1 && crate::simd::pairs() && pairs::fits(v, [d, f, e])
+    v.device() == Device::Cpu && crate::simd::pairs() && pairs::fits(v, [d, f, e])
 }
 
 /// All sizes of a call, checked.
@@ -244,8 +251,8 @@ pub fn forward(args: &Args, state: State, saved: Option<Saved>, out: ViewMut) ->
     Ok(())
 }
 
-/// Fold: what the states would hold after these L tokens, with nothing read. phi_k: [L, G, F] f32;
-/// v: [L, G, D] f32, bf16 or f16; log_decay: [L, 2, G, E] f32.
+/// Fold: what the states would hold after these L tokens, with nothing read. phi_k: [L, G, F] f32, or bf16 where it
+/// [`folds_rounded`]; v: [L, G, D] f32, bf16 or f16; log_decay: [L, 2, G, E] f32.
 pub fn fold(phi_k: View, v: View, log_decay: View, state: State) -> Result<()> {
     let [l, g, f] = phi_k.dims(OP, "phi_k")?;
     let [_, _, d] = v.dims(OP, "v")?;
@@ -257,8 +264,9 @@ pub fn fold(phi_k: View, v: View, log_decay: View, state: State) -> Result<()> {
     }
     let n = Dims { t: 0, r: 0, l, h: g, g, d, f, e, w: 0, n: 0, position: 0 };
     let device = phi_k.device();
+    let features = if phi_k.dtype() == DType::BF16 && folds_rounded(&v, f, e) { DType::BF16 } else { DType::F32 };
     for (x, arg, dtype, want) in [
-        (phi_k, "phi_k", DType::F32, &[l, g, f][..]),
+        (phi_k, "phi_k", features, &[l, g, f][..]),
         (v, "v", v.dtype(), &[l, g, d]),
         (log_decay, "log_decay", DType::F32, &[l, 2, g, e]),
         (state.s.as_view(), "s", DType::F32, &[2, g, f, d]),

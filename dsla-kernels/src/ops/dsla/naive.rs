@@ -46,6 +46,9 @@ pub fn forward<R: Real>(x: &Inputs<R>, n: Dims, normalizer: Normalizer) -> [Vec<
                         let gate = ((i * 2 + state) * g + kv) * e + if e == 1 { 0 } else { a };
                         let decay = x.log_decay[gate].exp();
                         let key = x.phi_k[(i * g + kv) * f + a].model();
+                        // What multiplies bf16 rounds features again, as they weigh at the end of their chunk.
+                        let faded = decay * key;
+                        let key = if faded.f64() == 0.0 { key } else { key + (faded.model() - faded) / decay };
                         let at = (state * g + kv) * f + a;
                         z[at] = decay * z[at] + key;
                         for b in 0..d {

@@ -3,7 +3,6 @@
 use super::Dims;
 use super::chunk::{Chunk, Linear, States, chunk_len, decay_matrix, pairwise, scale_queries};
 use super::keys::{BLOCK, Keys, PAD};
-use super::pairs;
 use crate::gemm::{self, gemm, panels, product_panels, rows};
 use crate::host::Host;
 use crate::multiversion;
@@ -32,11 +31,7 @@ impl Into {
 }
 
 /// All heads of kv head g against chunk `number`, number `at` of the run whose states are given. The rows are the caller's alone.
-/// `exact`: nothing is rounded.
-pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: usize, into: Into, exact: bool) {
-    if !exact && pairs::fits(&x.v, [n.d, n.f, n.e]) {
-        return pairs::chunk(x, n, g, number, states, at, into);
-    }
+pub fn chunk(x: &Linear, n: Dims, g: usize, number: usize, states: &States, at: usize, into: Into) {
     if n.e == 1 {
         return scalar(x, n, g, &Keys::load(x, n, g, number), states, at, into);
     }

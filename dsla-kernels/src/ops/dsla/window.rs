@@ -7,25 +7,17 @@ use crate::gemm::{Into, PairProducts};
 use crate::host::Host;
 use crate::pair_panels::{PairPanels, TILE};
 use crate::panels::{Of, Panels};
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Tiles;
-#[cfg(target_arch = "x86_64")]
-use crate::simd::lanes::tree;
-#[cfg(target_arch = "x86_64")]
-use crate::strip::{KEYS, Pass, ROWS, Strip, WEIGHTS};
-#[cfg(target_arch = "x86_64")]
-use crate::vec::max;
 use crate::vec::{SoftRow, head_rows, narrow};
 use crate::{Slice, View};
 
 /// The call's keys and the sinks.
 pub struct Window {
-    keys: Keys,
+    pub keys: Keys,
     /// The keys are moved by this, so that the first of a tile, a multiple of 16 queries from the call's first, begins a panel.
-    lead: usize,
+    pub lead: usize,
 }
 
-enum Keys {
+pub enum Keys {
     F32 { near: Panels, sinks: Panels },
     Pairs { near: PairPanels, sinks: PairPanels },
 }
@@ -54,7 +46,7 @@ impl Window {
     }
 
     /// Row of the panels of the first key that query t sees; it may lie in the midst of one, where a sequence begins.
-    fn place(&self, n: Dims, t: usize) -> usize {
+    pub fn place(&self, n: Dims, t: usize) -> usize {
         self.lead + (t + n.r + 1).saturating_sub(n.w)
     }
 
@@ -88,12 +80,6 @@ impl Window {
                 (num, stats)
             }
             Keys::Pairs { near: keys, sinks } => {
-                #[cfg(target_arch = "x86_64")]
-                if crate::strip::fits(n.d)
-                    && let Some(read) = self.strips(n, [keys, sinks], g, t0, m, &q)
-                {
-                    return read;
-                }
                 let whole = near.next_multiple_of(TILE);
                 let ld = whole + n.n.next_multiple_of(TILE);
                 let mut by = PairProducts::new();
@@ -118,65 +104,6 @@ impl Window {
                 (num, stats)
             }
         }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Window {
-    /// [`Window::tile`] on AMX tiles; None where scores spread more than f32 holds.
-    fn strips(&self, n: Dims, [keys, sinks]: [&PairPanels; 2], g: usize, t0: usize, m: usize, q: &[f32]) -> Option<Read> {
-        let (d, scale) = (n.d, std::f32::consts::LOG2_E / (n.d as f32).sqrt());
-        let mut tiles = Tiles::new();
-        // SAFETY: the level is AMX: the caller asks `fits`.
-        unsafe { tiles.whole() }
-        let (mut num, mut stats) = (Host::<f32>::scratch(q.len()), Vec::with_capacity(q.len() / d));
-        let (mut rows, mut acc) = (Host::<bf16>::scratch(ROWS * d), Host::<f32>::scratch(ROWS * d));
-        // A window and sixteen tokens, or the sinks.
-        let most = (n.w + 3 * ROWS).max(n.n).div_ceil(KEYS);
-        let mut weights = Host::<bf16>::scratch(WEIGHTS * most.max(4));
-        for at in (0..q.len() / d / m).flat_map(|head| (0..m).step_by(ROWS).map(move |r| head * m + r)) {
-            let r0 = at % m;
-            let count = ROWS.min(m - r0);
-            rows.fill(bf16::ZERO);
-            acc.fill(0.0);
-            narrow(&q[at * d..][..count * d], &mut rows[..count * d]);
-            let mut strip = Strip::NONE;
-            let query = |row: usize| t0 + r0 + row.min(count - 1);
-            let first = self.place(n, query(0)) / 16 * 16;
-            let seen = |row: usize| self.place(n, query(row)) - first..self.lead + query(row) + n.r + 1 - first;
-            let sinks_seen = |row: usize| 0..n.sinks(query(row));
-            let mut pass = |panels: &PairPanels, first: usize, seen: &dyn Fn(usize) -> std::ops::Range<usize>, begins: bool| {
-                let blocks = seen(ROWS - 1).end.div_ceil(KEYS);
-                let (k, v) = panels.head(g, first);
-                let (k, v) = (&k[..blocks * KEYS * d], &v[..blocks * KEYS * d]);
-                let pass = Pass { q: &rows, k, v, d, begins, whole: 0, scale };
-                let hide = |j: usize, scores: &mut [f32]| {
-                    for (row, scores) in scores.chunks_exact_mut(KEYS).enumerate() {
-                        let (seen, j0) = (seen(row), j * KEYS);
-                        scores[..seen.start.saturating_sub(j0).min(KEYS)].fill(f32::NEG_INFINITY);
-                        scores[seen.end.saturating_sub(j0).min(KEYS)..].fill(f32::NEG_INFINITY);
-                    }
-                };
-                // SAFETY: the level is AMX and the tiles are whole.
-                unsafe { pass.run::<true>(&mut strip, &mut weights, &mut acc, hide) }
-            };
-            pass(keys, first, &seen, true);
-            if sinks_seen(ROWS - 1).end > 0 {
-                pass(sinks, 0, &sinks_seen, false);
-            }
-            for row in 0..count {
-                // From the first block's peak to that of all.
-                let (peak, sum) = (max(&strip.peaks[row]), tree(strip.sums[row]));
-                let fade = (-(peak * scale + strip.shift[row])).exp2();
-                if !(fade > 0.0 && sum.is_finite()) {
-                    return None;
-                }
-                stats.push((peak / (d as f32).sqrt(), sum * fade));
-                let num = &mut num[(at + row) * d..][..d];
-                num.iter_mut().zip(&acc[row * d..]).for_each(|(o, x)| *o = x * fade);
-            }
-        }
-        Some((num, stats))
     }
 }
 

@@ -33,7 +33,9 @@ pub fn forward(u: View, w: &[f32], y: &mut [bf16], [t, h, d]: [usize; 3]) {
             }
         }
         for (line, w) in pairs.chunks_exact_mut(2 * d).zip(w[head * d * d..].chunks_exact(2 * d)) {
-            interleave_narrow(&w[..d], &w[d..], line);
+            let (a, b) = w[..2 * d].split_at(d);
+            // SAFETY: d of either, whole vectors, and a line of as many pairs.
+            unsafe { interleave_narrow(a.as_ptr(), b.as_ptr(), d, line.as_mut_ptr() as *mut u16) }
         }
         let mut z = Host::<f32>::scratch(m * d);
         let (a, b) = (x.as_ptr() as *const u16, pairs.as_ptr() as *const u16);

@@ -278,6 +278,16 @@ impl Lanes for Avx512Bf16 {
         }
     }
     #[inline(always)]
+    unsafe fn store_pairs(self, b: Self, p: *mut u16) {
+        // SAFETY: the caller's; 32 bf16, these before those.
+        unsafe {
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b.0.0, self.0.0));
+            let low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
+            let high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(both));
+            _mm512_storeu_si512(p as *mut __m512i, _mm512_or_si512(low, _mm512_slli_epi32::<16>(high)));
+        }
+    }
+    #[inline(always)]
     unsafe fn dot_pairs(self, a: u32, b: *const u16) -> Self {
         // SAFETY: the caller's; the vectors are sixteen pairs of bf16 each.
         unsafe {

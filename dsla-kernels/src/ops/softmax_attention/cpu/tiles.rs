@@ -38,22 +38,20 @@ pub fn attend(q: &[bf16], panels: &PairPanels, t: &Tile) -> Read {
             }
             let (k, v) = panels.head(t.g, first);
             let blocks = (end - first).div_ceil(KEYS);
+            let seen: [_; ROWS] =
+                std::array::from_fn(|l| [0, t.visible((of.start + l).min(height - 1), first, blocks * KEYS)]);
             let pass = Pass {
                 q: &rows[of.start * d..of.end * d],
                 k: &k[..blocks * KEYS * d],
                 v: &v[..blocks * KEYS * d],
                 d,
                 begins: first == 0,
+                seen: &seen,
                 whole: (least.saturating_sub(first) / KEYS).min(blocks),
                 scale: std::f32::consts::LOG2_E / (d as f32).sqrt(),
             };
-            let hide = |j: usize, scores: &mut [f32]| {
-                for (r, scores) in of.clone().zip(scores.chunks_exact_mut(KEYS)) {
-                    scores[t.visible(r.min(height - 1), first + j * KEYS, KEYS)..].fill(f32::NEG_INFINITY);
-                }
-            };
             // SAFETY: the level is AMX, which comes with those sets; the tiles are whole ones.
-            unsafe { pass.run::<false>(state, &mut weights, &mut acc[of.start * d..of.end * d], hide) }
+            unsafe { pass.run::<false>(state, &mut weights, &mut acc[of.start * d..of.end * d]) }
         }
     }
     let sums = state.iter().flat_map(|s| s.sums).take(height).map(crate::simd::lanes::tree).collect();
