@@ -69,6 +69,23 @@ impl Linear {
         Ok(y)
     }
 
+    /// [`Linear::forward`] in blocks of columns side by side: [M, widths[i]] each.
+    pub fn forward_parts<const P: usize>(&self, x: View, widths: [usize; P]) -> Result<[Tensor; P]> {
+        let [m, _] = x.dims("linear", "x")?;
+        let mut parts = [const { None }; P];
+        for (part, width) in parts.iter_mut().zip(widths) {
+            *part = Some(Tensor::empty_on(x.device(), [m, width], DType::F32)?);
+        }
+        let mut parts = parts.map(|p| p.unwrap_or_else(|| unreachable!("all were made")));
+        linear::forward_parts(
+            x,
+            &self.weight,
+            self.bias.as_ref().map(Tensor::view),
+            parts.each_mut().map(Tensor::view_mut),
+        )?;
+        Ok(parts)
+    }
+
     /// y = or += x W^T + b.
     pub fn forward_into(&self, x: View, into: linear::Into, y: ViewMut) -> Result<()> {
         linear::forward(x, &self.weight, self.bias.as_ref().map(Tensor::view), into, y)

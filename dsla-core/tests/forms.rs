@@ -86,11 +86,13 @@ fn any_split_is_one_pass() {
         let layer = layer(form);
         let x = inputs(150);
         let mut whole_state = layer.state(DType::F32).unwrap();
-        let whole = layer.forward(x.clone(), &table, &mut whole_state).unwrap();
+        let whole = layer.forward(x.clone(), &table, &mut whole_state, DType::F32).unwrap();
         for split in [vec![1; 150], vec![64, 64, 22], vec![1, 2, 3, 5, 7, 60, 1, 71], vec![149, 1]] {
             let (mut state, mut at, mut out) = (layer.state(DType::F32).unwrap(), 0, vec![]);
             for n in &split {
-                out.extend_from_slice(layer.forward(rows(&x, at, at + n), &table, &mut state).unwrap().f32());
+                out.extend_from_slice(
+                    layer.forward(rows(&x, at, at + n), &table, &mut state, DType::F32).unwrap().f32(),
+                );
                 at += n;
             }
             let what = format!("{form:?} split {:?}", &split[..split.len().min(8)]);
@@ -99,6 +101,25 @@ fn any_split_is_one_pass() {
             close(state.z.f32(), whole_state.z.f32(), &format!("{what} z"));
             assert_eq!(state.ring.k.f32(), whole_state.ring.k.f32(), "{what} ring");
             assert_eq!(state.bytes(), layer.state_bytes(DType::F32), "{what} bytes");
+        }
+    }
+}
+
+#[test]
+fn tokens_that_nobody_reads_leave_the_same_bits() {
+    let table = Table::new(&(0..8).map(|i| 10f64.powf(-i as f64 / 2.0)).collect::<Vec<_>>(), 512, 1.0);
+    for (form, dtype) in forms().into_iter().flat_map(|f| [(f, DType::F32), (f, DType::BF16)]) {
+        let layer = layer(form);
+        let x = inputs(150);
+        let [mut read, mut unread] = [(), ()].map(|()| layer.state(dtype).unwrap());
+        for (from, to) in [(0, 3), (3, 70), (70, 134), (134, 150)] {
+            layer.forward(rows(&x, from, to), &table, &mut read, DType::F32).unwrap();
+            layer.take_in(&rows(&x, from, to), &table, &mut unread).unwrap();
+            let bits = |s: &DslaState| {
+                let rings = [&s.ring.k, &s.ring.v, &s.sinks.k, &s.sinks.v].map(|x| x.to_vec_f32());
+                (s.s.to_vec_f32(), s.z.to_vec_f32(), rings, s.ring_decay.to_vec_f32(), s.len)
+            };
+            assert_eq!(bits(&unread), bits(&read), "{form:?} {dtype} up to {to}");
         }
     }
 }
@@ -118,15 +139,15 @@ fn fold_is_having_run_from_the_first_token() {
                 continue;
             }
             let (mut folded, mut state) = (folded.unwrap(), layer.state(DType::F32).unwrap());
-            layer.forward(x.clone(), &table, &mut state).unwrap();
+            layer.forward(x.clone(), &table, &mut state, DType::F32).unwrap();
             let what = format!("{form:?} t {t}");
             close(folded.s.f32(), state.s.f32(), &what);
             close(folded.z.f32(), state.z.f32(), &what);
             assert_eq!(folded.len, state.len);
             // And it goes on alike.
             let next = inputs(9);
-            let a = layer.forward(next.clone(), &table, &mut folded).unwrap();
-            let b = layer.forward(next.clone(), &table, &mut state).unwrap();
+            let a = layer.forward(next.clone(), &table, &mut folded, DType::F32).unwrap();
+            let b = layer.forward(next.clone(), &table, &mut state, DType::F32).unwrap();
             close(a.f32(), b.f32(), &format!("{what} after"));
         }
     }

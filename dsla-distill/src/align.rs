@@ -36,18 +36,21 @@ pub fn teacher_pass(
     let heads = model.heads();
     for (l, layer) in model.layers().iter().enumerate().take(last + 1) {
         let h = layer.attn_norm.forward(x.view())?;
-        let qkv = layer.qkv.forward(h.view())?;
+        let mut all = Some(Projected::of(&layer.qkv, h.view(), heads, None)?);
         let mut inputs = Vec::with_capacity(batch.len());
         let mut at = 0;
         let mut h = Some(h);
         for seq in batch {
             let t = seq.len();
             // One sequence takes the rows as they are.
-            let hidden = match (&h, batch.len()) {
-                (Some(h), 2..) => Some(h.rows(at, at + t).to_tensor()?),
-                _ => h.take(),
+            let (rows, hidden) = match (&all, &h) {
+                (Some(all), Some(h)) if batch.len() > 1 => {
+                    (Some(all.rows(at, at + t)?), Some(h.rows(at, at + t).to_tensor()?))
+                }
+                _ => (all.take(), h.take()),
             };
-            let plain = Projected::split(qkv.rows(at, at + t), heads, hidden)?;
+            let Some(rows) = rows else { unreachable!("the only sequence takes them") };
+            let plain = Projected { hidden, ..rows };
             let q = rotated(&plain.q, 0, model.table())?;
             let k = rotated(&plain.k, 0, model.table())?.to_dtype(model.dtype())?;
             let v = plain.v.to_dtype(model.dtype())?;

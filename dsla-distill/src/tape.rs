@@ -104,9 +104,7 @@ impl Block<'_> {
         let Block { net, layer, dsla } = self;
         let (t, width) = (x.dims()[0], net.heads.heads * net.heads.head_dim);
         let h = layer.attn_norm.forward(x.view())?;
-        let qkv = layer.qkv.forward(h.view())?;
-        let mut plain = Projected::split(qkv.view(), net.heads, None)?;
-        drop(qkv);
+        let mut plain = Projected::of(&layer.qkv, h.view(), net.heads, None)?;
         if let Some(dsla) = dsla {
             dsla.adapt_q(Some(&h), &mut plain.q)?;
         }

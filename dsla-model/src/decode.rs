@@ -221,8 +221,8 @@ impl GraphDecoder {
             let reads = mixer.is_some_and(|m| m.form.reads_hidden());
             let h =
                 layer.attn_norm.forward_as(x.view(), if reads { DType::F32 } else { layer.qkv.reads() })?;
-            let qkv = layer.qkv.forward(h.view())?;
-            let x_in = Projected::split(qkv.view(), heads, if reads { Some(h) } else { None })?;
+            let mut x_in = Projected::of(&layer.qkv, h.view(), heads, None)?;
+            x_in.hidden = reads.then_some(h);
             let out = match (pool, mixer) {
                 (LayerPool::Dsla(pool), Some(m)) => pool.decode(m, x_in, self.model.table(), &at)?,
                 (LayerPool::Softmax(pool), _) => pool.decode(x_in, self.model.table(), &at)?,

@@ -330,25 +330,22 @@ impl Model {
     /// Errors (an unknown id, a full context, no tokens) come before anything is changed. Where something fails later, the
     /// sequences are torn, and every further step of theirs is refused.
     pub fn forward(&self, steps: &mut [Step]) -> Result<Tensor> {
-        let x = self.hidden(steps)?;
-        let wanted = |s: &Step| match s.logits {
+        let x = self.run(steps, |s| match s.logits {
             Want::None => 0,
             Want::Last => 1,
             Want::All => s.tokens.len(),
-        };
-        let rows = steps.iter().map(wanted).sum();
-        let mut picked = Tensor::empty_on(self.device(), [rows, self.config().hidden_size], DType::F32)?;
-        let (mut at, mut to) = (0, 0);
-        for s in steps.iter() {
-            let (end, n) = (at + s.tokens.len(), wanted(s));
-            copy::cast(x.rows(end - n, end), picked.view_mut().rows(to, to + n))?;
-            (at, to) = (end, to + n);
-        }
-        self.logits(picked.view())
+        })?;
+        self.logits(x.view())
     }
 
     /// [`Model::forward`] up to the last layer's output [T, C], for all tokens of all steps.
     pub fn hidden(&self, steps: &mut [Step]) -> Result<Tensor> {
+        self.run(steps, |s| s.tokens.len())
+    }
+
+    /// The last layer's output for the last `rows` tokens of each step: [sum of rows, C]. In that layer nothing is computed that
+    /// they do not need.
+    fn run(&self, steps: &mut [Step], rows: impl Fn(&Step) -> usize + Sync) -> Result<Tensor> {
         for s in steps.iter() {
             let (end, room) = (s.seq.len + s.tokens.len(), self.base.table.positions());
             if s.tokens.is_empty() || end > room {
@@ -372,12 +369,17 @@ impl Model {
         let total = steps.iter().map(|s| s.tokens.len()).sum();
         let mut x = self.embed(Tensor::ids(total, steps.iter().flat_map(|s| s.tokens).copied()).u32())?;
         steps.iter_mut().for_each(|s| s.seq.torn = true);
+        let last = self.base.layers.len().saturating_sub(1);
+        let cut = steps.iter().any(|s| rows(s) < s.tokens.len());
         for (l, layer) in self.base.layers.iter().enumerate() {
+            let here = |s: &Step| if l == last { rows(s) } else { s.tokens.len() };
             let h = layer.attn_norm.forward_as(x.view(), layer.qkv.reads())?;
-            let qkv = layer.qkv.forward(h.view())?;
-            let mixed = self.mix(l, steps, &h, &qkv)?;
+            let mut mixed = self.mix(l, steps, h, |s| here(s) > 0)?;
+            if l == last && cut {
+                (mixed, x) = (last_rows(&mixed, steps, &rows)?, last_rows(&x, steps, &rows)?);
+            }
             layer.o.forward_into(mixed.view(), dsla_core::kernels::ops::linear::Into::Add, x.view_mut())?;
-            self.adapt_o(l, steps, &mixed, &mut x)?;
+            self.adapt_o(l, steps, here, &mixed, &mut x)?;
             let h = layer.mlp_norm.forward_as(x.view(), layer.mlp.gate_up.reads())?;
             layer.mlp.add_to(h.view(), x.view_mut())?;
         }
@@ -411,6 +413,18 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// The last `rows` rows of each step of x [T, C].
+fn last_rows(x: &Tensor, steps: &[Step], rows: impl Fn(&Step) -> usize) -> Result<Tensor> {
+    let mut picked = Tensor::empty_on(x.device(), [steps.iter().map(&rows).sum(), x.dims()[1]], x.dtype())?;
+    let (mut at, mut to) = (0, 0);
+    for s in steps {
+        let (end, n) = (at + s.tokens.len(), rows(s));
+        copy::cast(x.rows(end - n, end), picked.view_mut().rows(to, to + n))?;
+        (at, to) = (end, to + n);
+    }
+    Ok(picked)
 }
 
 impl Layer {

@@ -87,7 +87,7 @@ pub fn run_layer(input: &Path, output: &Path) -> Result<()> {
         };
         let (q, k, v) = (heads_of(&wq, n.heads)?, heads_of(&wk, n.kv_heads)?, heads_of(&wv, n.kv_heads)?);
         let mut state = layer.state(DType::F32)?;
-        let y = layer.forward(Projected { q, k, v, hidden: Some(hidden) }, &table, &mut state)?;
+        let y = layer.forward(Projected { q, k, v, hidden: Some(hidden) }, &table, &mut state, DType::F32)?;
         out.extend_from_slice(wo.forward(y.reshape([t, rows]).view())?.f32());
         let half = state.s.len() / 2;
         states[0].extend_from_slice(&state.s.f32()[..half]);

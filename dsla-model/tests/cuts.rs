@@ -16,9 +16,11 @@ fn tiny(form: &Form, format: impl Into<WeightFormat>) -> Model {
 fn feed(model: &Model, plan: &Plan, tokens: &[u32], pieces: &[usize]) -> (Vec<u32>, Sequence) {
     let mut seq = model.new_sequence(plan).unwrap();
     let (mut at, mut last) = (0, vec![]);
-    for n in pieces {
+    for (i, n) in pieces.iter().enumerate() {
         let part = &tokens[at..at + n];
-        let out = model.forward(&mut [Step { seq: &mut seq, tokens: part, logits: Want::Last }]).unwrap();
+        // Every other piece is one that nobody reads.
+        let logits = if i % 2 == 0 && i + 1 < pieces.len() { Want::None } else { Want::Last };
+        let out = model.forward(&mut [Step { seq: &mut seq, tokens: part, logits }]).unwrap();
         last = out.f32().iter().map(|x| x.to_bits()).collect();
         at += n;
     }

@@ -35,6 +35,15 @@ impl DslaState {
     pub fn bytes(&self) -> usize {
         self.s.bytes() + self.z.bytes() + self.ring.bytes() + self.sinks.bytes() + self.ring_decay.bytes()
     }
+
+    /// The first `leaving` tokens of the window are in the states now, and `t` more were seen.
+    fn pass(&mut self, leaving: usize, t: usize) -> Result<()> {
+        self.ring.k.drop_front(leaving)?;
+        self.ring.v.drop_front(leaving)?;
+        self.ring_decay.drop_front(leaving)?;
+        self.len += t;
+        Ok(())
+    }
 }
 
 /// What follows from a layer's parameters, computed once for a layer that no longer trains.
@@ -249,38 +258,33 @@ impl DslaAttention {
         }
     }
 
-    /// Attend with the sequence's state, which takes the new tokens in: [T, H, D].
-    pub fn forward(&self, mut x: Projected, table: &Table, state: &mut DslaState) -> Result<Tensor> {
+    /// Attend with the sequence's state, which takes the new tokens in: [T, H, D] in `dtype`.
+    ///
+    /// Errors: a shape, dtype or device that does not fit; no memory left.
+    pub fn forward(
+        &self,
+        mut x: Projected,
+        table: &Table,
+        state: &mut DslaState,
+        dtype: DType,
+    ) -> Result<Tensor> {
         let (form, p) = (&self.form, &self.params);
         let first = state.len;
-        let decay = self.log_decays(&self.gate_input(&x.k, &x.v, x.hidden.as_ref())?)?;
         if form.projections != Projections::Frozen {
             self.adapt_q(x.hidden.as_ref(), &mut x.q)?;
         }
-        let mut k = Cow::Borrowed(&x.k);
         if form.rope {
-            let positions = positions(first, x.len());
             turn(&mut x.q, first, table, false)?;
-            k = Cow::Owned(rotated_as(&x.k, positions.view(), table, state.ring.k.dtype())?);
         }
-        let fresh = self.form.sinks.saturating_sub(first).min(x.len());
-        state.sinks.k.extend(k.rows(0, fresh))?;
-        state.sinks.v.extend(x.v.rows(0, fresh))?;
-        state.ring.k.extend(k.view())?;
-        state.ring.v.extend(x.v.view())?;
-        state.ring_decay.extend(decay.view())?;
-        let leaving = state.ring.len().saturating_sub(form.window);
-        let f = form.features(self.heads.head_dim);
-        let rounds = op::rounds_features(&state.ring.v.view(), x.len(), f, self.decays());
-        let dtype = match rounds && form.feature_map == FeatureMap::SoftmaxPm {
-            true => DType::BF16,
-            false => DType::F32,
-        };
-        let phi_q = self.features_as(x.q.view(), &p.map_q, self.query_scale(), dtype)?;
+        let leaving = self.append(&x, table, state)?;
+        let features = self.feature_dtype(state, x.len());
+        let phi_q = self.features_as(x.q.view(), &p.map_q, self.query_scale(), features)?;
         let oldest = first + x.len() - state.ring.len();
-        let phi_k = self.key_features(state.ring.k.rows(0, leaving), oldest, dtype)?;
+        let phi_k = self.key_features(state.ring.k.rows(0, leaving), oldest, features)?;
         let (gamma, mix, slope) = (self.gamma_weights(), self.per_head(&p.mix)?, self.per_head(&p.slope)?);
-        let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), DType::F32)?;
+        // (Where features are rounded, the output may be, too.)
+        let direct = if dtype == features { dtype } else { DType::F32 };
+        let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), direct)?;
         let args = op::Args {
             q: x.q.view(),
             k: state.ring.k.view(),
@@ -299,11 +303,53 @@ impl DslaAttention {
         };
         let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
         op::forward(&args, into, None, out.view_mut())?;
-        state.ring.k.drop_front(leaving)?;
-        state.ring.v.drop_front(leaving)?;
-        state.ring_decay.drop_front(leaving)?;
-        state.len += x.len();
-        Ok(out)
+        state.pass(leaving, x.len())?;
+        if direct == dtype { Ok(out) } else { out.to_dtype(dtype) }
+    }
+
+    /// [`DslaAttention::forward`] of tokens whose outputs nobody reads: the state takes them in, with the bits of that.
+    ///
+    /// Errors: as there.
+    pub fn take_in(&self, x: &Projected, table: &Table, state: &mut DslaState) -> Result<()> {
+        let oldest = state.len - state.ring.len();
+        let leaving = self.append(x, table, state)?;
+        if leaving > 0 {
+            let keys = state.ring.k.rows(0, leaving);
+            let phi_k = self.key_features(keys, oldest, self.feature_dtype(state, x.len()))?;
+            let into = op::State { s: state.s.view_mut(), z: state.z.view_mut() };
+            let (v, decay) = (state.ring.v.rows(0, leaving), state.ring_decay.rows(0, leaving));
+            op::fold(phi_k.view(), v, decay, into)?;
+        }
+        state.pass(leaving, x.len())
+    }
+
+    /// New tokens' keys, values and decays behind those of the window, and their first among the sinks. How many of the window
+    /// leave it.
+    fn append(&self, x: &Projected, table: &Table, state: &mut DslaState) -> Result<usize> {
+        let first = state.len;
+        let decay = self.log_decays(&self.gate_input(&x.k, &x.v, x.hidden.as_ref())?)?;
+        let mut k = Cow::Borrowed(&x.k);
+        if self.form.rope {
+            let positions = positions(first, x.len());
+            k = Cow::Owned(rotated_as(&x.k, positions.view(), table, state.ring.k.dtype())?);
+        }
+        let fresh = self.form.sinks.saturating_sub(first).min(x.len());
+        state.sinks.k.extend(k.rows(0, fresh))?;
+        state.sinks.v.extend(x.v.rows(0, fresh))?;
+        state.ring.k.extend(k.view())?;
+        state.ring.v.extend(x.v.view())?;
+        state.ring_decay.extend(decay.view())?;
+        Ok(state.ring.len().saturating_sub(self.form.window))
+    }
+
+    /// What features of a call of t tokens are handed over in.
+    fn feature_dtype(&self, state: &DslaState, t: usize) -> DType {
+        let f = self.form.features(self.heads.head_dim);
+        let rounds = op::rounds_features(&state.ring.v.view(), t, f, self.decays());
+        match rounds && self.form.feature_map == FeatureMap::SoftmaxPm {
+            true => DType::BF16,
+            false => DType::F32,
+        }
     }
 
     /// The state this layer would hold had it run from the first token on the same inputs: one pass over the cache.

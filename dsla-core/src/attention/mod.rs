@@ -11,7 +11,7 @@ pub use pages::{KvPages, PAGE, PagePool, softmax_attention_pages};
 pub use pool::{DslaPool, KvPool, Places};
 pub use softmax::{KvCache, softmax_attention};
 
-use dsla_kernels::ops::copy;
+use crate::Linear;
 use dsla_kernels::ops::rope::{self, Table};
 use dsla_kernels::{DType, Result, Tensor, View};
 use std::borrow::Cow;
@@ -41,18 +41,19 @@ pub struct Projected {
 }
 
 impl Projected {
-    /// Split rows of a fused projection [T, (H + 2 G) D] into q, k, v.
-    pub fn split(qkv: View, n: Heads, hidden: Option<Tensor>) -> Result<Projected> {
-        let (h, g, d) = (n.heads, n.kv_heads, n.head_dim);
-        let [t, _] = qkv.dims("projected", "qkv")?;
-        let width = (h + 2 * g) * d;
-        qkv.expect_shape("projected", "qkv", &[t, width])?;
-        let cut = |from: usize, heads: usize| {
-            let mut out = Tensor::empty_on(qkv.device(), [t, heads * d], DType::F32)?;
-            copy::columns(qkv, from * d, heads * d, out.view_mut(), 0)?;
-            Ok(out.reshape([t, heads, d]))
-        };
-        Ok(Projected { q: cut(0, h)?, k: cut(h, g)?, v: cut(h + g, g)?, hidden })
+    /// By a fused projection to q, k, v [(H + 2 G) D, C] of the layer's input h [T, C].
+    pub fn of(qkv: &Linear, h: View, n: Heads, hidden: Option<Tensor>) -> Result<Projected> {
+        let (heads, d) = ([n.heads, n.kv_heads, n.kv_heads], n.head_dim);
+        let [q, k, v] = qkv.forward_parts(h, heads.map(|heads| heads * d))?;
+        let t = q.dims()[0];
+        let apart = |x: Tensor, heads| x.reshape([t, heads, d]);
+        Ok(Projected { q: apart(q, heads[0]), k: apart(k, heads[1]), v: apart(v, heads[2]), hidden })
+    }
+
+    /// A copy of tokens `from..to`, without their input.
+    pub fn rows(&self, from: usize, to: usize) -> Result<Projected> {
+        let of = |x: &Tensor| x.rows(from, to).to_tensor();
+        Ok(Projected { q: of(&self.q)?, k: of(&self.k)?, v: of(&self.v)?, hidden: None })
     }
 
     /// New tokens.

@@ -163,6 +163,14 @@ impl KvPages {
         Page::new(rows, self.page_bytes(), self.pool.clone())
     }
 
+    /// Append the new tokens' keys, which it rotates in place, and values.
+    ///
+    /// Errors: a shape, dtype or device that does not fit.
+    pub fn take_in(&mut self, x: &mut Projected, table: &Table) -> Result<()> {
+        turn(&mut x.k, self.len(), table, false)?;
+        self.extend(x.k.view(), x.v.view())
+    }
+
     /// Append rotated keys and values [T, G, D] f32.
     ///
     /// Errors: a shape, dtype or device that does not fit.
@@ -256,10 +264,8 @@ impl KvPages {
 ///
 /// Errors: as there.
 pub fn softmax_attention_pages(mut x: Projected, table: &Table, cache: &mut KvPages) -> Result<Tensor> {
-    let first = cache.len();
-    turn(&mut x.q, first, table, false)?;
-    turn(&mut x.k, first, table, false)?;
-    cache.extend(x.k.view(), x.v.view())?;
+    turn(&mut x.q, cache.len(), table, false)?;
+    cache.take_in(&mut x, table)?;
     let mut out = Tensor::empty_on(Device::Cpu, x.q.shape(), DType::F32)?;
     cache.attend(x.q.view(), out.view_mut())?;
     Ok(out)

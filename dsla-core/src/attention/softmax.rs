@@ -26,6 +26,15 @@ impl KvCache {
         Ok(KvCache { k: none()?, v: none()? })
     }
 
+    /// Append the new tokens' keys, which it rotates, and values.
+    ///
+    /// Errors: a shape, dtype or device that does not fit; no memory left.
+    pub fn take_in(&mut self, x: &Projected, table: &Table) -> Result<()> {
+        let positions = positions(self.len(), x.len());
+        self.k.extend(rotated_as(&x.k, positions.view(), table, self.k.dtype())?.view())?;
+        self.v.extend(x.v.view())
+    }
+
     /// Tokens held.
     pub fn len(&self) -> usize {
         self.k.dims()[0]
@@ -44,10 +53,8 @@ impl KvCache {
 
 /// Append the new tokens to the cache and attend: [T, H, D] in the cache's dtype on a GPU, f32 on the host.
 pub fn softmax_attention(mut x: Projected, table: &Table, cache: &mut KvCache) -> Result<Tensor> {
-    let first = cache.len();
-    turn(&mut x.q, first, table, false)?;
-    cache.k.extend(rotated_as(&x.k, positions(first, x.len()).view(), table, cache.k.dtype())?.view())?;
-    cache.v.extend(x.v.view())?;
+    turn(&mut x.q, cache.len(), table, false)?;
+    cache.take_in(&x, table)?;
     let mut out = Tensor::empty_on(x.q.device(), x.q.shape(), activation(x.q.device(), cache.k.dtype()))?;
     op::forward(x.q.view(), cache.k.view(), cache.v.view(), out.view_mut())?;
     Ok(out)

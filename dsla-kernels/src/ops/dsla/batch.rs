@@ -211,7 +211,7 @@ pub fn decode_batch(args: &BatchArgs, pool: Pool, out: ViewMut) -> Result<()> {
         let (states, sums) = (2 * g * f * d, 2 * g * f);
         let s = &mut s[place.slot * states..(place.slot + 1) * states];
         let z = &mut z[place.slot * sums..(place.slot + 1) * sums];
-        cpu::forward(&call, one, s, z, None, &mut out[i * h * d..(i + 1) * h * d]);
+        cpu::forward(&call, one, s, z, None, SliceMut::F32(&mut out[i * h * d..(i + 1) * h * d]));
         if let Some(row) = row {
             let at = (place.slot * w + row) * g * d;
             put(&mut rings[0], at, args.k.rows(i, i + 1));

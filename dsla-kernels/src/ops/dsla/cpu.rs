@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::par::{self, SendPtr};
 use crate::simd::{self, madd};
 use crate::vec::{dot, exp_sub_sum, head_rows, max, narrow, transpose};
-use crate::{Slice, View, bf16, multiversion};
+use crate::{Slice, SliceMut, View, bf16, multiversion};
 
 /// Added to the normaliser.
 pub const EPS: f32 = 1e-6;
@@ -56,13 +56,23 @@ pub fn forward(
     s: &mut [f32],
     z: &mut [f32],
     saved: Option<(&mut [f32], &mut [f32])>,
-    out: &mut [f32],
+    out: SliceMut,
 ) {
     // (A backward pass computes all of it again, in f32, from what is saved.)
     let exact = saved.is_some() || !simd::pairs();
     let (den, peak) = match saved {
         Some((d, p)) => (Some(d), Some(p)),
         None => (None, None),
+    };
+    // What becomes bf16 is summed elsewhere.
+    let mut sums;
+    let (out, rounded_out) = match out {
+        SliceMut::F32(out) => (out, None),
+        SliceMut::BF16(out) => {
+            sums = Host::scratch(out.len());
+            (&mut *sums, Some(SendPtr(out.as_mut_ptr())))
+        }
+        _ => unreachable!("the dtype was checked"),
     };
     if n.t == 1 && n.f > 0 {
         return step::step(x, n, s, z, den, peak, out);
@@ -90,7 +100,7 @@ pub fn forward(
     let [q, mix, slope] = [&x.q, &x.mix, &x.slope].map(f32s);
     let peak = peak.map(|p| SendPtr(p.as_mut_ptr()));
     let (out, den) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
-    Merge { n, q, mix, slope, normalizer: x.normalizer, out, den, peak }.all(x, exact);
+    Merge { n, q, mix, slope, normalizer: x.normalizer, out, den, peak, rounded: rounded_out }.all(x, exact);
 }
 
 /// num and den of every query that reads a chunk; the states move on.
@@ -215,6 +225,8 @@ pub struct Merge<'a> {
     pub out: SendPtr<f32>,
     pub den: SendPtr<f32>,
     pub peak: Option<SendPtr<f32>>,
+    /// Where the outputs go that are to be bf16.
+    pub rounded: Option<SendPtr<bf16>>,
 }
 
 impl Merge<'_> {
@@ -263,6 +275,10 @@ impl Merge<'_> {
                 unsafe { *p.get().add(at) = top };
             }
             normalize(self.normalizer, out, den);
+            if let Some(rounded) = &self.rounded {
+                // SAFETY: as above.
+                narrow(out, unsafe { rounded.slice(at * n.d, n.d) });
+            }
         }
     }
 }

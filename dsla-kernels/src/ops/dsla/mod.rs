@@ -36,6 +36,7 @@ mod window;
 
 pub use batch::{BatchArgs, BatchDims, Place, Pool, decode_batch};
 
+use crate::view::PlaceMut;
 use crate::{DType, Device, Error, Result, View, ViewMut};
 
 const OP: &str = "dsla";
@@ -222,14 +223,16 @@ pub struct Saved<'a> {
     pub peak: ViewMut<'a>,
 }
 
-/// Attend: out [T, H, D] f32. One token takes the recurrent path, more the chunked one.
+/// Attend: out [T, H, D] f32, or bf16 where it [`rounds_features`]. One token takes the recurrent path, more the chunked one.
 pub fn forward(args: &Args, state: State, saved: Option<Saved>, out: ViewMut) -> Result<()> {
     let n = args.dims()?;
     let device = args.q.device();
     let check = |x: View, arg, want: &[usize]| x.expect_on(OP, arg, device, DType::F32, want);
     check(state.s.as_view(), "s", &[2, n.g, n.f, n.d])?;
     check(state.z.as_view(), "z", &[2, n.g, n.f])?;
-    check(out.as_view(), "out", &[n.t, n.h, n.d])?;
+    let rounds = out.dtype() == DType::BF16 && saved.is_none() && rounds_features(&args.v, n.t, n.f, n.e);
+    let dtype = if rounds { DType::BF16 } else { DType::F32 };
+    out.as_view().expect_on(OP, "out", device, dtype, &[n.t, n.h, n.d])?;
     if let Some(x) = &saved {
         check(x.den.as_view(), "den", &[n.t, n.h])?;
         check(x.peak.as_view(), "peak", &[n.t, n.h])?;
@@ -239,7 +242,7 @@ pub fn forward(args: &Args, state: State, saved: Option<Saved>, out: ViewMut) ->
     }
     let s = state.s.expect_f32(OP, "s", &[2, n.g, n.f, n.d])?;
     let z = state.z.expect_f32(OP, "z", &[2, n.g, n.f])?;
-    let out = out.expect_f32(OP, "out", &[n.t, n.h, n.d])?;
+    let PlaceMut::Host(out) = out.place else { unreachable!("the device was checked") };
     if saved.is_some() && args.phi_q.dtype() != DType::F32 {
         return Err(Error::DType { op: OP, arg: "phi_q", got: args.phi_q.dtype(), want: "f32 where a backward pass follows" });
     }

@@ -59,7 +59,10 @@ pub fn merge(window: &Window, into: &Merge, g: usize, t0: usize, m: usize) -> bo
             let all = Near { strip: &strip, acc: &acc, count, d, h: n.h, root, mix: into.mix[h], slope: into.slope[h] };
             let mut done = false;
             // SAFETY: these (query, head) rows are the caller's alone.
-            unsafe { finish(&all, into.out.get().add(at * d), into.den.get().add(at), &mut done) }
+            unsafe {
+                let rounded = into.rounded.as_ref().map_or(std::ptr::null_mut(), |x| x.get().add(at * d) as *mut u16);
+                finish(&all, into.out.get().add(at * d), into.den.get().add(at), rounded, &mut done)
+            }
             if !done {
                 // Scores spread more than f32 holds against the first block's peak.
                 let mut q = Host::<f32>::scratch(count * d);
@@ -106,9 +109,9 @@ struct Near<'a> {
 }
 
 lanes! {
-    /// out and den, which have what the states gave, become the outputs and what they were divided by; or nothing is done, where a
-    /// row's weights left what f32 holds.
-    unsafe fn finish<V>(x: &Near, out: *mut f32, den: *mut f32, done: &mut bool) {
+    /// out and den, which have what the states gave, become the outputs (or they go to `rounded`, if it is not null) and what they
+    /// were divided by; or nothing is done, where a row's weights left what f32 holds.
+    unsafe fn finish<V>(x: &Near, out: *mut f32, den: *mut f32, rounded: *mut u16, done: &mut bool) {
         let (mut peak, mut sum, mut fade, mut weight) = ([0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS]);
         for r in 0..ROWS {
             let mut lanes = x.strip.peaks[r];
@@ -143,7 +146,8 @@ lanes! {
                 let (of_far, of_near) = (V::splat(weight[r] * inverse), V::splat(fade[r] * inverse));
                 for j in (0..x.d).step_by(16) {
                     let far = zero.fma(V::load(out.add(j)), of_far);
-                    far.fma(V::load(x.acc.as_ptr().add(r * x.d + j)), of_near).store(out.add(j));
+                    let y = far.fma(V::load(x.acc.as_ptr().add(r * x.d + j)), of_near);
+                    if rounded.is_null() { y.store(out.add(j)) } else { y.store_bf16(rounded.add(r * x.h * x.d + j)) }
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Cases: one row, skinny, large; odd sizes; all dtypes; bias and residual; the backward of x and of W; SwiGLU.
 
-use super::{Into, Packed, Size, backward_weight_sized, forward, forward_sized, forward_swiglu_sized, naive};
+use super::{Into, Packed, Size, backward_weight_sized, forward, forward_parts, forward_sized, forward_swiglu_sized, naive};
 use crate::case::{Case, Input, Rng, Spec};
 use crate::real::{Bf16, F16};
 use crate::{DType, Tensor, spec};
@@ -44,6 +44,13 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(dtype, dtype, 70, 66, 64, Size::Large));
         cases.push(swiglu(dtype, [DType::F32, dtype], 3, 20, 40, Size::Auto));
         cases.push(swiglu(dtype, [dtype, DType::F32], 20, 21, 40, Size::Auto));
+    }
+    // Blocks of columns of their own: of whole panels and not, one row and many.
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for (m, widths, k) in [(1, [48, 16, 16], 64), (5, [32, 16, 32], 40), (40, [144, 48, 48], 96), (3, [20, 16, 7], 33), (130, [96, 32, 32], 576)] {
+            cases.push(parts(dtype, DType::F32, m, widths, k));
+            cases.push(parts(dtype, dtype, m, widths, k));
+        }
     }
     // Slices of 4096^3 that fill no GPU: the tile that the whole takes.
     cases.push(case(DType::BF16, DType::BF16, 256, 256, 4096, Size::Large));
@@ -118,6 +125,42 @@ fn whole<R: crate::real::Real>(x: &[Vec<R>], bias: bool, add: bool, k: usize) ->
         y.iter_mut().zip(&x[3]).for_each(|(y, &r)| *y += r);
     }
     y
+}
+
+/// [`case`] with y in blocks of columns.
+fn parts(dtype: DType, of_x: DType, m: usize, widths: [usize; 3], k: usize) -> Case {
+    let n = widths.iter().sum();
+    let bias = m % 2 == 1;
+    let of_columns = move |y: &[f64]| {
+        let mut from = 0;
+        widths.map(|w| (y.chunks_exact(n).flat_map(|row| row[from..from + w].to_vec()).collect::<Vec<_>>(), from += w).0)
+    };
+    let Case { spec, mut inputs, .. } = case(dtype, of_x, m, n, k, Size::Auto);
+    inputs.truncate(3);
+    Case {
+        id: format!("parts_{dtype}_m{m}_{widths:?}_k{k}{}", part("x", of_x)),
+        inputs,
+        spec: Box::new(move |precision, x| {
+            // (What is added to is not an input here.)
+            let x: Vec<Vec<f64>> = x.iter().cloned().chain([vec![0.0; m * n]]).collect();
+            of_columns(&spec(precision, &x)[0]).into()
+        }),
+        run: Box::new(move |x| {
+            let [mut q, mut k, mut v] = {
+                let made = widths.map(|w| Tensor::empty_on(x[0].device(), [m, w], DType::F32));
+                let [q, k, v] = made;
+                [q?, k?, v?]
+            };
+            let w = Packed::new(x[1].view())?;
+            let y = [q.view_mut(), k.view_mut(), v.view_mut()];
+            forward_parts(x[0].view(), &w, bias.then(|| x[2].view()), y)?;
+            Ok(vec![q, k, v])
+        }),
+        backward: None,
+        flops: (2 * m * n * k) as f64,
+        bytes: (n * k * dtype.size() + m * (of_x.size() * k + 4 * n)) as f64,
+        bench: false,
+    }
 }
 
 /// w in `dtype`, x and y in theirs.

@@ -43,12 +43,40 @@ pub fn reads_bf16(w: &Packed) -> bool {
 }
 
 pub fn forward(x: Input, m: usize, w: &Packed, bias: Option<&[f32]>, into: Into, y: &mut [f32]) {
+    if let (Panels::Quant(blocks), Input::F32(x)) = (&w.data, x) {
+        return super::quant::cpu::forward(x, m, blocks, w.n(), bias, into, y);
+    }
+    blocks(x, m, w, bias, into, &[Part { from: 0, to: w.n(), y: SendPtr(y.as_mut_ptr()) }])
+}
+
+/// Whether [`forward_parts`] takes parts of so many columns.
+pub fn takes_parts(w: &Packed, widths: &[usize]) -> bool {
+    !matches!(w.data, Panels::Quant(_)) && widths.iter().all(|n| n.is_multiple_of(16))
+}
+
+/// [`forward`], y in parts side by side, each a matrix of its own.
+pub fn forward_parts<const P: usize>(x: Input, m: usize, w: &Packed, bias: Option<&[f32]>, parts: [&mut [f32]; P]) {
+    let mut from = 0;
+    let parts = parts.map(|y| {
+        let part = Part { from, to: from + y.len() / m.max(1), y: SendPtr(y.as_mut_ptr()) };
+        from = part.to;
+        part
+    });
+    blocks(x, m, w, bias, Into::Store, &parts)
+}
+
+/// Columns from..to of the product, which are whole panels but for the last, as a matrix.
+struct Part {
+    from: usize,
+    to: usize,
+    y: SendPtr<f32>,
+}
+
+/// Parts cover all columns, in order.
+fn blocks(x: Input, m: usize, w: &Packed, bias: Option<&[f32]>, into: Into, parts: &[Part]) {
     let (n, k) = (w.n(), w.k());
     if m == 0 || n == 0 {
         return;
-    }
-    if let (Panels::Quant(blocks), Input::F32(x)) = (&w.data, x) {
-        return super::quant::cpu::forward(x, m, blocks, n, bias, into, y);
     }
     let x = Operand::new(x, m, k, w);
     let rows = match x {
@@ -56,29 +84,33 @@ pub fn forward(x: Input, m: usize, w: &Packed, bias: Option<&[f32]>, into: Into,
         // Whole register tiles of 12 and of 6 rows.
         Operand::Rows(..) => (L2 / (4 * k.max(1)) / 12 * 12).clamp(24, 192),
     };
-    let out = SendPtr(y.as_mut_ptr());
-    tasks(m, n.div_ceil(16), rows, |(r0, r1), (p0, p1)| {
-        let cols = (p0 * 16, (p1 * 16).min(n));
-        let sink = Sink { y: out, n, rows: (r0, r1), cols, bias, add: into == Into::Add };
-        match (&w.data, &x) {
-            (Panels::F32(lines) | Panels::F16(lines), Operand::Rows(x, ld)) => {
-                f32_block(x, *ld, k, lines[p0 * k..].as_ptr() as *const f32, &sink)
+    let block = |(r0, r1): (usize, usize), (p0, p1): (usize, usize), sink: &Sink| match (&w.data, &x) {
+        (Panels::F32(lines) | Panels::F16(lines), Operand::Rows(x, ld)) => {
+            f32_block(x, *ld, k, lines[p0 * k..].as_ptr() as *const f32, sink)
+        }
+        (Panels::BF16(lines), Operand::Pairs(x, ld)) => pairs_block(x, *ld, &lines[p0 * ld / 2..p1 * ld / 2], sink),
+        (Panels::BF16(lines), Operand::Rows(x, ld)) if r1 - r0 >= MANY => {
+            let half_k = ld / 2;
+            for p in p0..p1 {
+                let sink = Sink { cols: (p * 16, (p * 16 + 16).min(sink.cols.1)), ..*sink };
+                many_rows(x, *ld, &lines[p * half_k..(p + 1) * half_k], &sink);
             }
-            (Panels::BF16(lines), Operand::Pairs(x, ld)) => pairs_block(x, *ld, &lines[p0 * ld / 2..p1 * ld / 2], &sink),
-            (Panels::BF16(lines), Operand::Rows(x, ld)) if r1 - r0 >= MANY => {
-                let half_k = ld / 2;
-                for p in p0..p1 {
-                    let sink = Sink { cols: (p * 16, (p * 16 + 16).min(n)), ..sink };
-                    many_rows(x, *ld, &lines[p * half_k..(p + 1) * half_k], &sink);
-                }
+        }
+        (Panels::BF16(lines), Operand::Rows(x, ld)) => {
+            let half_k = ld / 2;
+            assert!(r1 * ld <= x.len() && p1 * half_k <= lines.len());
+            // SAFETY: rows r0..r1 of x and panels p0..p1 are there, by the assert; the block of y is this task's.
+            unsafe { widen_block(x.as_ptr(), lines.as_ptr(), half_k, p0, p1, sink) }
+        }
+        _ => unreachable!("the operand is made for the weight; devices are dispatched before"),
+    };
+    tasks(m, n.div_ceil(16), rows, |rows, (p0, p1)| {
+        for part in parts {
+            let cols = ((p0 * 16).max(part.from), (p1 * 16).min(part.to));
+            if cols.0 < cols.1 {
+                let sink = Sink { y: SendPtr(part.y.get()), first: part.from, n: part.to - part.from, rows, cols, bias, add: into == Into::Add };
+                block(rows, (cols.0 / 16, cols.1.div_ceil(16)), &sink);
             }
-            (Panels::BF16(lines), Operand::Rows(x, ld)) => {
-                let half_k = ld / 2;
-                assert!(r1 * ld <= x.len() && p1 * half_k <= lines.len());
-                // SAFETY: rows r0..r1 of x and panels p0..p1 are there, by the assert; the block of y is this task's.
-                unsafe { widen_block(x.as_ptr(), lines.as_ptr(), half_k, p0, p1, &sink) }
-            }
-            _ => unreachable!("the operand is made for the weight; devices are dispatched before"),
         }
     });
 }
@@ -208,6 +240,8 @@ multiversion! {
 /// The block of y that a task owns: rows.0..rows.1 by cols.0..cols.1, disjoint from every other task's.
 pub(super) struct Sink<'a> {
     pub y: SendPtr<f32>,
+    /// Column of the product that is the first of y, which has n.
+    pub first: usize,
     pub n: usize,
     pub rows: (usize, usize),
     pub cols: (usize, usize),
@@ -221,7 +255,7 @@ impl Sink<'_> {
     fn at(&self, r: usize) -> *mut f32 {
         debug_assert!(r <= self.rows.1);
         // SAFETY: the block is inside y.
-        unsafe { self.y.get().add(r * self.n + self.cols.0) }
+        unsafe { self.y.get().add(r * self.n + self.cols.0 - self.first) }
     }
 
     /// To a block of finished sums.
@@ -241,7 +275,7 @@ impl Sink<'_> {
         let len = sums.len().min(self.cols.1 - c);
         debug_assert!(r < self.rows.1 && c >= self.cols.0);
         // SAFETY: the block is inside y and owned by this task.
-        let out = unsafe { std::slice::from_raw_parts_mut(self.y.get().add(r * self.n + c), len) };
+        let out = unsafe { std::slice::from_raw_parts_mut(self.y.get().add(r * self.n + c - self.first), len) };
         let sums = &sums[..len];
         match (self.bias, self.add) {
             (None, false) => out.copy_from_slice(sums),

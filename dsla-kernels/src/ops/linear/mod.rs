@@ -70,6 +70,40 @@ fn forward_sized(x: View, w: &Packed, bias: Option<View>, into: Into, mut y: Vie
     Ok(())
 }
 
+/// [`forward`] to y, a matrix [M, N_i] f32 for each block of columns side by side: queries, keys and values of one product.
+///
+/// Errors: as [`forward`]; blocks that are not N columns in all.
+pub fn forward_parts<const P: usize>(x: View, w: &Packed, bias: Option<View>, y: [ViewMut; P]) -> Result<()> {
+    let [m, k] = x.dims(OP, "x")?;
+    let mut widths = [0; P];
+    for (width, y) in widths.iter_mut().zip(&y) {
+        *width = y.as_view().dims::<2>(OP, "y")?[1];
+    }
+    if widths.iter().sum::<usize>() != w.n() {
+        let got = format!("{widths:?} columns");
+        return Err(Error::Argument { op: OP, arg: "y", got, want: format!("{} in all", w.n()) });
+    }
+    let as_it_is = x.dtype() == DType::F32 || (x.dtype() == w.dtype() && cpu::reads_bf16(w));
+    if x.device() != Device::Cpu || k != w.k() || !as_it_is || !cpu::takes_parts(w, &widths) {
+        let mut all = Tensor::empty_on(x.device(), [m, w.n()], DType::F32)?;
+        forward(x, w, bias, Into::Store, all.view_mut())?;
+        let mut from = 0;
+        for (y, width) in y.into_iter().zip(widths) {
+            super::copy::columns(all.view(), from, width, y, 0)?;
+            from += width;
+        }
+        return Ok(());
+    }
+    let xs = input(&x, x.dtype() != DType::F32, [m, k])?;
+    let bias = bias.map(|b| b.expect_f32(OP, "bias", &[w.n()])).transpose()?;
+    let mut parts = [const { None }; P];
+    for ((part, y), width) in parts.iter_mut().zip(y).zip(widths) {
+        *part = Some(y.expect_f32(OP, "y", &[m, width])?);
+    }
+    cpu::forward_parts(xs, m, w, bias, parts.map(Option::unwrap_or_default));
+    Ok(())
+}
+
 /// x on the host, in the weight's dtype or f32.
 fn input<'a>(x: &View<'a>, rounded: bool, shape: [usize; 2]) -> Result<cpu::Input<'a>> {
     if rounded

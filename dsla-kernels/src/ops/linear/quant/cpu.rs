@@ -75,7 +75,7 @@ pub(in crate::ops::linear) fn forward(
         let (p0, r0) = (task % across * width, task / across * rows);
         let (p1, r1) = ((p0 + width).min(panels), (r0 + rows).min(m));
         let cols = (p0 * COLS, (p1 * COLS).min(n));
-        let sink = Sink { y: out, n, rows: (r0, r1), cols, bias, add: into == Into::Add };
+        let sink = Sink { y: out, first: 0, n, rows: (r0, r1), cols, bias, add: into == Into::Add };
         match body {
             // SAFETY: plain Rust.
             Body::Portable => unsafe { by_format::<Portable>(&x, w, p0, p1, &sink) },
