@@ -332,6 +332,16 @@ impl PairProducts {
         }
     }
 
+    /// The tile registers, eight whole ones.
+    ///
+    /// # Safety
+    /// The level is AMX.
+    #[cfg(target_arch = "x86_64")]
+    pub unsafe fn whole(&mut self) {
+        // SAFETY: the caller's.
+        unsafe { self.tiles.whole() }
+    }
+
     /// All of C: on AMX tiles, or by register tiles as in [`gemm_raw`]. A sum does not depend on m and n.
     ///
     /// # Safety

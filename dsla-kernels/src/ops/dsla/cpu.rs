@@ -2,7 +2,11 @@
 
 use super::chunk::{Chunk, Linear, States, chunk_len};
 use super::window::{Read, Window};
+#[cfg(target_arch = "x86_64")]
+use super::strips::Strips;
 use super::{Args, Dims, Normalizer, pairs, read, step};
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::PairProducts;
 use crate::gemm::{Into, gemm, rows};
 use crate::host::Host;
 use crate::par::{self, SendPtr};
@@ -86,21 +90,30 @@ pub fn forward(
     let unread = n.lag().min(n.t) * n.h;
     out[..unread * n.d].fill(0.0);
     den[..unread].fill(0.0);
-    let into = read::Into { out: SendPtr(out.as_mut_ptr()), den: SendPtr(den.as_mut_ptr()) };
+    let [q, mix, slope] = [&x.q, &x.mix, &x.slope].map(f32s);
+    let peak = peak.map(|p| SendPtr(p.as_mut_ptr()));
+    let [out, den] = [out, den].map(|x| SendPtr(x.as_mut_ptr()));
+    let merge = Merge { n, q, mix, slope, normalizer: x.normalizer, out, den, peak, rounded: rounded_out };
+    let window = (n.w > 0 && n.d > 0).then(|| Window::new(x, n, exact));
+    #[cfg(target_arch = "x86_64")]
+    let strips = window.as_ref().and_then(|w| Strips::of(w, &merge));
+    let sums = read::Into { out: SendPtr(out.get()), den: SendPtr(den.get()) };
     match x.v.slice() {
         Slice::BF16(v) if !exact && pairs::fits(&x.v, [n.d, n.f, n.e]) => {
             let mut copies = [Host::scratch(0), Host::scratch(0)];
             let [of_q, of_k] = &mut copies;
             let (phi_q, phi_k) = (rounded(&x.phi_q, of_q), rounded(&x.phi_k, of_k));
             let x = pairs::Rounded { phi_q, phi_k, v, log_decay: f32s(&x.log_decay), gamma: f32s(&x.gamma) };
-            pairs::forward(&x, n, s, z, into);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(strips) = &strips {
+                merge.unread(strips);
+                return pairs::forward(&x, n, s, z, &pairs::Into::Outputs(strips));
+            }
+            pairs::forward(&x, n, s, z, &pairs::Into::Sums(sums));
         }
-        _ => states(&linear(x), n, s, z, into),
+        _ => states(&linear(x), n, s, z, sums),
     }
-    let [q, mix, slope] = [&x.q, &x.mix, &x.slope].map(f32s);
-    let peak = peak.map(|p| SendPtr(p.as_mut_ptr()));
-    let (out, den) = (SendPtr(out.as_mut_ptr()), SendPtr(den.as_mut_ptr()));
-    Merge { n, q, mix, slope, normalizer: x.normalizer, out, den, peak, rounded: rounded_out }.all(x, exact);
+    merge.all(window.as_ref());
 }
 
 /// num and den of every query that reads a chunk; the states move on.
@@ -230,27 +243,34 @@ pub struct Merge<'a> {
 }
 
 impl Merge<'_> {
-    /// Of all queries; `exact`: nothing is rounded.
-    fn all(&self, x: &Args, exact: bool) {
+    /// Of all queries, which have read their states.
+    fn all(&self, window: Option<&Window>) {
         let n = self.n;
         let group = n.h / n.g;
-        let window = (n.w > 0 && n.d > 0).then(|| Window::new(x, n, exact));
         par::for_each(Tile::count(n) * n.g, |task| {
             let (tile, g) = (task / n.g, task % n.g);
             let (t0, m) = (tile * TILE, TILE.min(n.t - tile * TILE));
-            let Some(window) = &window else {
+            let Some(window) = window else {
                 return (g * group..(g + 1) * group).for_each(|h| self.rows(h, t0, m, &(Host::scratch(0), vec![])));
             };
-            #[cfg(target_arch = "x86_64")]
-            if super::strips::merge(window, self, g, t0, m) {
-                return;
-            }
             // Rows (head, query).
             let mut q = Host::<f32>::scratch(group * m * n.d);
             for (row, q) in q.chunks_exact_mut(n.d).enumerate() {
                 q.copy_from_slice(&self.q[((t0 + row % m) * n.h + g * group + row / m) * n.d..][..n.d]);
             }
             self.rows(g * group, t0, m, &window.tile(n, g, t0, m, q));
+        });
+    }
+
+    /// Of the first queries of a sequence, which read no state.
+    #[cfg(target_arch = "x86_64")]
+    fn unread(&self, strips: &Strips) {
+        let n = self.n;
+        let (group, unread) = (n.h / n.g, n.lag().min(n.t));
+        par::for_each(unread.div_ceil(TILE) * n.g, |task| {
+            let (t0, g) = (task / n.g * TILE, task % n.g);
+            let (mut by, mut queries) = (PairProducts::new(), strips.queries(g, t0, TILE.min(unread - t0)));
+            (g * group..(g + 1) * group).for_each(|h| queries.head(&mut by, h, None));
         });
     }
 

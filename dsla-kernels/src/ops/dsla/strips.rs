@@ -1,42 +1,77 @@
-//! The window on AMX tiles, put together with what the states gave while it is in the cache.
+//! The window on AMX tiles, put together with what queries read beyond it while that is in the cache.
 
 use super::cpu::{EPS, LOG_WEIGHT, Merge};
+use super::pairs::{EXTRA, Far, put};
 use super::window::{Keys, Window};
-use crate::amx::Tiles;
 use crate::bf16;
+use crate::gemm::PairProducts;
 use crate::host::Host;
 use crate::pair_panels::PairPanels;
 use crate::simd::lanes::{lanes, tree};
 use crate::simd::{exp, exp2_fall};
 use crate::strip::{KEYS, Pass, ROWS, Strip, WEIGHTS, fits};
 
-/// Queries t0..t0 + m of kv head g, whose rows of `into` are the caller's alone. False, and nothing is done, where this is not for
-/// such keys.
-pub fn merge(window: &Window, into: &Merge, g: usize, t0: usize, m: usize) -> bool {
-    let n = into.n;
-    let Keys::Pairs { near, sinks } = &window.keys else { return false };
-    if !fits(n.d) || into.peak.is_some() {
-        return false;
+/// The window of all queries, and where their outputs go.
+pub struct Strips<'a> {
+    window: &'a Window,
+    near: &'a PairPanels,
+    sinks: &'a PairPanels,
+    into: &'a Merge<'a>,
+}
+
+impl<'a> Strips<'a> {
+    /// None where this is not for such keys.
+    pub fn of(window: &'a Window, into: &'a Merge<'a>) -> Option<Strips<'a>> {
+        match &window.keys {
+            Keys::Pairs { near, sinks } if fits(into.n.d) && into.peak.is_none() => {
+                Some(Strips { window, near, sinks, into })
+            }
+            _ => None,
+        }
     }
-    let (d, group) = (n.d, n.h / n.g);
-    let mut tiles = Tiles::new();
-    // SAFETY: the level is AMX, by `fits`.
-    unsafe { tiles.whole() }
-    let (mut rows, mut acc) = (Host::<bf16>::zeros(ROWS * d), Host::<f32>::scratch(ROWS * d));
-    // A window and sixteen tokens, or the sinks.
-    let most = (n.w + 3 * ROWS).max(n.n).div_ceil(KEYS);
-    let mut weights = Host::<bf16>::scratch(WEIGHTS * most.max(4));
-    let (root, scale) = ((d as f32).sqrt(), std::f32::consts::LOG2_E / (d as f32).sqrt());
-    for h in g * group..(g + 1) * group {
-        for t in (t0..t0 + m).step_by(ROWS) {
-            let count = ROWS.min(t0 + m - t);
-            let at = t * n.h + h;
-            // (Rows that are not there are some former queries.)
-            let q = into.q[at * d..][..(count - 1) * n.h * d + d].as_ptr();
-            // SAFETY: `count` rows of d, n.h heads apart, and as many in one piece.
-            unsafe { narrow_rows(q, n.h * d, count, d, rows.as_mut_ptr() as *mut u16) }
-            acc.fill(0.0);
+
+    /// Queries t0..t0 + m of kv head g, whose rows of the outputs are the caller's alone.
+    pub fn queries(&self, g: usize, t0: usize, m: usize) -> Queries<'_> {
+        let n = self.into.n;
+        let (d, group) = (n.d, n.h / n.g);
+        let mut rows = Host::scratch(group * m.next_multiple_of(ROWS) * d);
+        let (q, at) = (self.into.q, (t0 * n.h + g * group) * d);
+        let size = [m, group, d, n.h * d, m.next_multiple_of(ROWS) * d];
+        assert!(q.len() >= at + (m - 1) * n.h * d + group * d);
+        // SAFETY: m rows of `group` heads, n.h heads apart, and as many of each head.
+        unsafe { narrow_rows(q[at..].as_ptr(), size, rows.as_mut_ptr() as *mut u16) }
+        // A window and sixteen tokens, or the sinks.
+        let most = (n.w + 3 * ROWS).max(n.n).div_ceil(KEYS);
+        let weights = Host::scratch(WEIGHTS * most.max(4));
+        Queries { of: self, g, t0, m, rows, acc: Host::scratch(ROWS * d), weights }
+    }
+}
+
+/// Queries of one kv head, and memory to work in.
+pub struct Queries<'a> {
+    of: &'a Strips<'a>,
+    g: usize,
+    t0: usize,
+    m: usize,
+    /// [H / G, M, D], M whole strips.
+    rows: Host<bf16>,
+    acc: Host<f32>,
+    weights: Host<bf16>,
+}
+
+impl Queries<'_> {
+    /// The outputs of head h, of its window and of what the queries read beyond it, if they do.
+    pub fn head(&mut self, by: &mut PairProducts, h: usize, far: Option<&Far>) {
+        let Strips { window, near, sinks, into } = *self.of;
+        let (n, g, m) = (into.n, self.g, self.m);
+        let d = n.d;
+        let (root, scale) = ((d as f32).sqrt(), std::f32::consts::LOG2_E / (d as f32).sqrt());
+        for r0 in (0..m).step_by(ROWS) {
+            let (t, count) = (self.t0 + r0, ROWS.min(m - r0));
+            let q = &self.rows[((h - g * (n.h / n.g)) * m.next_multiple_of(ROWS) + r0) * d..][..ROWS * d];
+            self.acc.fill(0.0);
             let mut strip = Strip::NONE;
+            // (Rows that are not there see what the last sees.)
             let query = |row: usize| t + row.min(count - 1);
             let first = window.place(n, t) / 16 * 16;
             let of_near = std::array::from_fn(|r| {
@@ -44,50 +79,72 @@ pub fn merge(window: &Window, into: &Merge, g: usize, t0: usize, m: usize) -> bo
                 [window.place(n, t) - first, window.lead + t + n.r + 1 - first]
             });
             let of_sinks = std::array::from_fn(|r| [0, n.sinks(query(r))]);
+            // SAFETY: the level is AMX, by `Strips::of`.
+            unsafe { by.whole() }
             let mut pass = |panels: &PairPanels, first: usize, seen: &[[usize; 2]; ROWS], begins: bool| {
                 let blocks = seen[ROWS - 1][1].div_ceil(KEYS);
                 let (k, v) = panels.head(g, first);
                 let (k, v) = (&k[..blocks * KEYS * d], &v[..blocks * KEYS * d]);
-                let pass = Pass { q: &rows, k, v, d, begins, seen, whole: 0, scale };
+                let pass = Pass { q, k, v, d, begins, seen, whole: 0, scale };
                 // SAFETY: the level is AMX and the tiles are whole.
-                unsafe { pass.run::<true>(&mut strip, &mut weights, &mut acc) }
+                unsafe { pass.run::<true>(&mut strip, &mut self.weights, &mut self.acc) }
             };
             pass(near, first, &of_near, true);
             if of_sinks[ROWS - 1][1] > 0 {
                 pass(sinks, 0, &of_sinks, false);
             }
-            let all = Near { strip: &strip, acc: &acc, count, d, h: n.h, root, mix: into.mix[h], slope: into.slope[h] };
-            let mut done = false;
+            let far = far.map(|x| x.from(r0));
+            let far = far.as_ref();
+            let at = (t * n.h + h) * d;
             // SAFETY: these (query, head) rows are the caller's alone.
-            unsafe {
-                let rounded = into.rounded.as_ref().map_or(std::ptr::null_mut(), |x| x.get().add(at * d) as *mut u16);
-                finish(&all, into.out.get().add(at * d), into.den.get().add(at), rounded, &mut done)
-            }
+            let done = unsafe {
+                let rounded = into.rounded.as_ref().map_or(std::ptr::null_mut(), |x| x.get().add(at) as *mut u16);
+                let to = Outputs { out: into.out.get().add(at), rounded, ld: n.h * d };
+                let all = Near { strip: &strip, acc: &self.acc, count, d, root, mix: into.mix[h], slope: into.slope[h], far };
+                let mut done = false;
+                finish(&all, to, &mut done);
+                done
+            };
             if !done {
-                // Scores spread more than f32 holds against the first block's peak.
-                let mut q = Host::<f32>::scratch(count * d);
-                for (r, q) in q.chunks_exact_mut(d).enumerate() {
-                    q.copy_from_slice(&into.q[(at + r * n.h) * d..][..d]);
-                }
-                into.rows(h, t, count, &window.tile(n, g, t, count, q));
-                // SAFETY: as above; the products of that gave them back.
-                unsafe {
-                    tiles = Tiles::new();
-                    tiles.whole()
-                }
+                self.again(h, t, count, far);
             }
         }
     }
-    true
+
+    /// Where scores spread more than f32 holds against the first block's peak: by [`Window::tile`].
+    #[cold]
+    fn again(&self, h: usize, t: usize, count: usize, far: Option<&Far>) {
+        let Strips { window, into, .. } = *self.of;
+        let (n, at) = (into.n, t * into.n.h + h);
+        let mut q = Host::<f32>::scratch(count * n.d);
+        for (r, q) in q.chunks_exact_mut(n.d).enumerate() {
+            let at = at + r * n.h;
+            q.copy_from_slice(&into.q[at * n.d..][..n.d]);
+            // SAFETY: these (query, head) rows are the caller's alone.
+            unsafe {
+                into.out.slice(at * n.d, n.d).fill(0.0);
+                *into.den.get().add(at) = 0.0;
+            }
+        }
+        if let Some(far) = far {
+            let far = Far { sums: &far.sums[..count], ..*far };
+            // SAFETY: as above.
+            unsafe { put(&far, into.out.get().add(at * n.d), into.den.get().add(at), n.h) }
+        }
+        into.rows(h, t, count, &window.tile(n, self.g, t, count, q));
+    }
 }
 
 lanes! {
-    /// `count` rows of d, `ld` apart, to rounded ones in one piece.
-    unsafe fn narrow_rows<V>(x: *const f32, ld: usize, count: usize, d: usize, out: *mut u16) {
-        for r in 0..count {
-            for j in (0..d).step_by(16) {
-                // SAFETY: the caller's: whole vectors.
-                unsafe { V::load(x.add(r * ld + j)).store_bf16(out.add(r * d + j)) }
+    /// m rows of `group` heads of d, `ld` apart, rounded and head by head, those `out_ld` apart.
+    unsafe fn narrow_rows<V>(x: *const f32, size: [usize; 5], out: *mut u16) {
+        let [m, group, d, ld, out_ld] = size;
+        for r in 0..m {
+            for head in 0..group {
+                for j in (0..d).step_by(16) {
+                    // SAFETY: the caller's: whole vectors.
+                    unsafe { V::load(x.add(r * ld + head * d + j)).store_bf16(out.add(head * out_ld + r * d + j)) }
+                }
             }
         }
     }
@@ -100,18 +157,24 @@ struct Near<'a> {
     acc: &'a [f32],
     count: usize,
     d: usize,
-    /// Rows of the output between two of theirs.
-    h: usize,
     /// Of d.
     root: f32,
     mix: f32,
     slope: f32,
+    /// What they read beyond those.
+    far: Option<&'a Far<'a>>,
+}
+
+/// Rows of the output, `ld` apart: of f32, or rounded ones if they are not null.
+struct Outputs {
+    out: *mut f32,
+    rounded: *mut u16,
+    ld: usize,
 }
 
 lanes! {
-    /// out and den, which have what the states gave, become the outputs (or they go to `rounded`, if it is not null) and what they
-    /// were divided by; or nothing is done, where a row's weights left what f32 holds.
-    unsafe fn finish<V>(x: &Near, out: *mut f32, den: *mut f32, rounded: *mut u16, done: &mut bool) {
+    /// The outputs, or nothing is done, where a row's weights left what f32 holds.
+    unsafe fn finish<V>(x: &Near, to: Outputs, done: &mut bool) {
         let (mut peak, mut sum, mut fade, mut weight) = ([0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS], [0.0f32; ROWS]);
         for r in 0..ROWS {
             let mut lanes = x.strip.peaks[r];
@@ -137,17 +200,26 @@ lanes! {
             }
         }
         *done = true;
+        let (d, wide) = (x.d, x.d + EXTRA);
         for r in 0..x.count {
             // SAFETY: the caller's: whole vectors of every row.
             unsafe {
-                let (out, den) = (out.add(r * x.h * x.d), den.add(r * x.h));
-                *den = *den * weight[r] + sum[r] * fade[r] + EPS;
-                let (zero, inverse) = (V::splat(0.0), 1.0 / *den);
-                let (of_far, of_near) = (V::splat(weight[r] * inverse), V::splat(fade[r] * inverse));
-                for j in (0..x.d).step_by(16) {
-                    let far = zero.fma(V::load(out.add(j)), of_far);
-                    let y = far.fma(V::load(x.acc.as_ptr().add(r * x.d + j)), of_near);
-                    if rounded.is_null() { y.store(out.add(j)) } else { y.store_bf16(rounded.add(r * x.h * x.d + j)) }
+                let acc = x.acc.as_ptr().add(r * d);
+                let (mut w, mut den, mut at) = ([0.0; 2], 0.0, [acc; 3]);
+                if let Some(far) = x.far {
+                    w = [far.gamma[0] * far.reach[0][r], far.gamma[1] * far.reach[1][r]];
+                    at = [far.near[r * d..][..d].as_ptr(), far.far[0][r * wide..][..wide].as_ptr(), far.far[1][r * wide..][..wide].as_ptr()];
+                    den = far.sums[r] + w[0] * *at[1].add(d) + w[1] * *at[2].add(d);
+                }
+                let inverse = 1.0 / (den * weight[r] + sum[r] * fade[r] + EPS);
+                // (Without what is far its parts are those of the window, and weigh nothing.)
+                let of_far = if x.far.is_some() { weight[r] * inverse } else { 0.0 };
+                let of = [fade[r] * inverse, of_far, of_far * w[0], of_far * w[1]];
+                for j in (0..d).step_by(16) {
+                    let y = V::splat(0.0).fma(V::load(acc.add(j)), V::splat(of[0]));
+                    let y = y.fma(V::load(at[0].add(j)), V::splat(of[1])).fma(V::load(at[1].add(j)), V::splat(of[2]));
+                    let y = y.fma(V::load(at[2].add(j)), V::splat(of[3]));
+                    if to.rounded.is_null() { y.store(to.out.add(r * to.ld + j)) } else { y.store_bf16(to.rounded.add(r * to.ld + j)) }
                 }
             }
         }
