@@ -4,7 +4,7 @@ use crate::cuda::Buffer;
 use crate::host::{Host, Kept};
 use crate::vec::narrow;
 use crate::view::{Place, PlaceMut};
-use crate::{DType, Device, Result, Shape, Slice, SliceMut, View, ViewMut};
+use crate::{DType, Device, Result, Shape, Slice, SliceMut, View, ViewMut, par};
 use half::{bf16, f16};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -341,6 +341,25 @@ impl Tensor {
         self.shape.dims[1..].iter().product()
     }
 
+    /// Append n rows (the outermost dimension), to be written before anyone reads them.
+    ///
+    /// Errors: no memory left on the device.
+    pub fn grow(&mut self, n: usize) -> Result<()> {
+        let more = n * self.row();
+        match &mut self.data {
+            Data::F32(a) => drop(a.grow(more)),
+            Data::BF16(a) => drop(a.grow(more)),
+            Data::F16(a) => drop(a.grow(more)),
+            Data::U32(a) => drop(a.grow(more)),
+            Data::Cuda(b) => {
+                let old = self.shape.len();
+                b.grow(old, old + more)?;
+            }
+        }
+        self.shape.dims[0] += n;
+        Ok(())
+    }
+
     /// Append rows (the outermost dimension) of the same row length on the same device, converting floats to this
     /// tensor's dtype: how a KV cache grows.
     ///
@@ -357,11 +376,11 @@ impl Tensor {
             return crate::ops::copy::cast(rows, self.view_mut().rows(new - more, new).reshape(rows.shape));
         }
         match (&mut self.data, rows.slice()) {
-            (Data::F32(a), Slice::F32(b)) => a.grow(b.len()).copy_from_slice(b),
-            (Data::BF16(a), Slice::BF16(b)) => a.grow(b.len()).copy_from_slice(b),
-            (Data::F16(a), Slice::F16(b)) => a.grow(b.len()).copy_from_slice(b),
-            (Data::U32(a), Slice::U32(b)) => a.grow(b.len()).copy_from_slice(b),
-            (Data::BF16(a), Slice::F32(b)) => narrow(b, a.grow(b.len())),
+            (Data::F32(a), Slice::F32(b)) => put(b, a.grow(b.len()), <[f32]>::copy_from_slice),
+            (Data::BF16(a), Slice::BF16(b)) => put(b, a.grow(b.len()), <[bf16]>::copy_from_slice),
+            (Data::F16(a), Slice::F16(b)) => put(b, a.grow(b.len()), <[f16]>::copy_from_slice),
+            (Data::U32(a), Slice::U32(b)) => put(b, a.grow(b.len()), <[u32]>::copy_from_slice),
+            (Data::BF16(a), Slice::F32(b)) => put(b, a.grow(b.len()), |out, b| narrow(b, out)),
             (Data::F16(a), Slice::F32(b)) => a.extend(b.iter().map(|&x| f16::from_f32(x))),
             (Data::F32(a), Slice::BF16(b)) => a.extend(b.iter().map(|x| x.to_f32())),
             (Data::F32(a), Slice::F16(b)) => a.extend(b.iter().map(|x| x.to_f32())),
@@ -387,6 +406,12 @@ impl Tensor {
         self.shape.dims[0] -= n;
         Ok(())
     }
+}
+
+/// `out` from x piece by piece, in parallel where that is worth it.
+fn put<S: Sync, T: Send>(x: &[S], out: &mut [T], put: impl Fn(&mut [T], &[S]) + Sync) {
+    const PIECE: usize = 16 << 10;
+    par::for_each_chunk(out, PIECE, |i, out| put(out, &x[i * PIECE..][..out.len()]));
 }
 
 impl View<'_> {

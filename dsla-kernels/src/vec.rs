@@ -172,6 +172,26 @@ multiversion! {
     }
 }
 
+/// [`narrow`] of what is multiplied next, in one instruction where there is one: it takes numbers too small for a full mantissa
+/// for zero, as the products do.
+pub(crate) fn narrow_factors(x: &[f32], out: &mut [bf16]) {
+    assert_eq!(x.len(), out.len());
+    let whole = x.len() / 16 * 16;
+    // SAFETY: whole vectors of both.
+    unsafe { store_factors(x.as_ptr(), whole, out.as_mut_ptr() as *mut u16) }
+    narrow(&x[whole..], &mut out[whole..]);
+}
+
+lanes! {
+    /// n numbers, whole vectors.
+    unsafe fn store_factors<V>(x: *const f32, n: usize, out: *mut u16) {
+        for at in (0..n).step_by(16) {
+            // SAFETY: the caller's.
+            unsafe { V::load(x.add(at)).store_bf16(out.add(at)) }
+        }
+    }
+}
+
 /// For use inside `multiversion!` bodies; [`narrow`] elsewhere.
 #[inline(always)]
 pub(crate) fn nearest_bf16(v: f32) -> bf16 {

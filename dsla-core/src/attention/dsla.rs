@@ -5,9 +5,9 @@ mod train;
 pub use train::{InputGrads, Saved};
 
 use super::delta::{Delta, Side};
-use super::{KvCache, Projected, in_dtype, positions, rotated_as, turn};
+use super::{KvCache, Projected, in_dtype, positions, turn};
 use crate::{DslaParams, FeatureMap, Form, Gate, GateInput, Heads, Normalizer, Projections};
-use dsla_kernels::ops::rope::Table;
+use dsla_kernels::ops::rope::{self, Table};
 use dsla_kernels::ops::{axpby, copy, dsla as op, feature_map, gate};
 use dsla_kernels::{DType, Device, Result, Tensor, View, ViewMut};
 use std::borrow::Cow;
@@ -328,15 +328,17 @@ impl DslaAttention {
     fn append(&self, x: &Projected, table: &Table, state: &mut DslaState) -> Result<usize> {
         let first = state.len;
         let decay = self.log_decays(&self.gate_input(&x.k, &x.v, x.hidden.as_ref())?)?;
-        let mut k = Cow::Borrowed(&x.k);
-        if self.form.rope {
-            let positions = positions(first, x.len());
-            k = Cow::Owned(rotated_as(&x.k, positions.view(), table, state.ring.k.dtype())?);
+        let (fresh, ring) = (self.form.sinks.saturating_sub(first).min(x.len()), state.ring.len());
+        match self.form.rope {
+            true => {
+                state.ring.k.grow(x.len())?;
+                let positions = positions(first, x.len());
+                rope::forward_cache(x.k.view(), positions.view(), table, state.ring.k.view_mut(), ring)?;
+            }
+            false => state.ring.k.extend(x.k.view())?,
         }
-        let fresh = self.form.sinks.saturating_sub(first).min(x.len());
-        state.sinks.k.extend(k.rows(0, fresh))?;
+        state.sinks.k.extend(state.ring.k.rows(ring, ring + fresh))?;
         state.sinks.v.extend(x.v.rows(0, fresh))?;
-        state.ring.k.extend(k.view())?;
         state.ring.v.extend(x.v.view())?;
         state.ring_decay.extend(decay.view())?;
         Ok(state.ring.len().saturating_sub(self.form.window))

@@ -1,9 +1,9 @@
 //! Exact attention over a growing cache in one piece: what GPUs have. On the host a sequence's keys and values are in
 //! [pages](super::KvPages); this path is what those are tested against.
 
-use super::{Projected, positions, rotated_as, turn};
+use super::{Projected, positions, turn};
 use crate::{Heads, activation};
-use dsla_kernels::ops::rope::Table;
+use dsla_kernels::ops::rope::{self, Table};
 use dsla_kernels::ops::softmax_attention as op;
 use dsla_kernels::{DType, Device, Result, Tensor};
 
@@ -30,8 +30,10 @@ impl KvCache {
     ///
     /// Errors: a shape, dtype or device that does not fit; no memory left.
     pub fn take_in(&mut self, x: &Projected, table: &Table) -> Result<()> {
-        let positions = positions(self.len(), x.len());
-        self.k.extend(rotated_as(&x.k, positions.view(), table, self.k.dtype())?.view())?;
+        let first = self.len();
+        self.k.grow(x.len())?;
+        let positions = positions(first, x.len());
+        rope::forward_cache(x.k.view(), positions.view(), table, self.k.view_mut(), first)?;
         self.v.extend(x.v.view())
     }
 

@@ -7,46 +7,56 @@ use crate::pair_panels::interleave_narrow;
 use crate::par::{self, SendPtr};
 use crate::simd::exp2_fall;
 use crate::simd::lanes::{Lanes, lanes, tree};
-use crate::vec::{head_rows, narrow};
-use crate::{Slice, View};
+use crate::vec::{head_rows, narrow, narrow_factors};
+use crate::{DType, Slice, View};
 
-/// Tokens per task.
-const BLOCK: usize = 128;
+/// Tokens per task, of all heads: their rows stay in the cache from one head to the next.
+const BLOCK: usize = 64;
 
 /// D is a multiple of 32.
 pub fn forward(u: View, w: &[f32], y: &mut [bf16], [t, h, d]: [usize; 3]) {
+    if d == 0 {
+        return;
+    }
+    let mut pairs = Host::<bf16>::scratch(h * d * d);
+    for (line, w) in pairs.chunks_exact_mut(2 * d).zip(w.chunks_exact(2 * d)) {
+        let (a, b) = w.split_at(d);
+        // SAFETY: d of either, whole vectors, and a line of as many pairs.
+        unsafe { interleave_narrow(a.as_ptr(), b.as_ptr(), d, line.as_mut_ptr() as *mut u16) }
+    }
     let out = SendPtr(y.as_mut_ptr());
-    let blocks = t.div_ceil(BLOCK);
-    par::for_each(if d == 0 { 0 } else { blocks * h }, |task| {
-        let (head, t0) = (task % h, task / h * BLOCK);
+    par::for_each(t.div_ceil(BLOCK), |task| {
+        let t0 = task * BLOCK;
         let m = BLOCK.min(t - t0);
-        let (mut x, mut pairs) = (Host::<bf16>::scratch(m * d), Host::<bf16>::scratch(d * d));
-        let mut row = Host::<f32>::scratch(d);
-        for (r, x) in x.chunks_exact_mut(d).enumerate() {
-            match u.slice() {
-                Slice::BF16(u) => x.copy_from_slice(&u[((t0 + r) * h + head) * d..][..d]),
-                Slice::F32(u) => narrow(&u[((t0 + r) * h + head) * d..][..d], x),
-                _ => {
-                    head_rows(&u, head, t0 + r, 1, &mut row);
+        let (from, size) = (t0 * h * d, m * h * d);
+        let mut narrowed = Host::<bf16>::scratch(if u.dtype() == DType::BF16 { 0 } else { size });
+        let x = match u.slice() {
+            Slice::BF16(u) => &u[from..from + size],
+            Slice::F32(u) => {
+                narrow_factors(&u[from..from + size], &mut narrowed);
+                &narrowed
+            }
+            _ => {
+                let mut row = Host::<f32>::scratch(d);
+                for (r, x) in narrowed.chunks_exact_mut(d).enumerate() {
+                    head_rows(&u, r % h, t0 + r / h, 1, &mut row);
                     narrow(&row, x);
                 }
+                &narrowed
             }
-        }
-        for (line, w) in pairs.chunks_exact_mut(2 * d).zip(w[head * d * d..].chunks_exact(2 * d)) {
-            let (a, b) = w[..2 * d].split_at(d);
-            // SAFETY: d of either, whole vectors, and a line of as many pairs.
-            unsafe { interleave_narrow(a.as_ptr(), b.as_ptr(), d, line.as_mut_ptr() as *mut u16) }
-        }
-        let mut z = Host::<f32>::scratch(m * d);
-        let (a, b) = (x.as_ptr() as *const u16, pairs.as_ptr() as *const u16);
-        let c = z.as_mut_ptr();
-        let p = Pairs { k: d / 2, a, lda: d, b, ldb: 2 * d, panel: 32, c, ldc: d, add: false, next: 0 };
-        // SAFETY: x and z are m rows of d, `pairs` as many lines as two inputs each have, all whole panels.
-        unsafe { PairProducts::new().product(p, m, d) }
-        // SAFETY: (token, head) rows belong to this (block, head) task alone.
-        unsafe {
-            let y = out.get().add((t0 * h + head) * 2 * d);
-            both_signs(z.as_ptr(), m, d, y as *mut u16, h * 2 * d)
+        };
+        let (mut z, mut by) = (Host::<f32>::scratch(m * d), PairProducts::new());
+        for head in 0..h {
+            let (a, b) = (x[head * d..].as_ptr() as *const u16, pairs[head * d * d..].as_ptr() as *const u16);
+            let c = z.as_mut_ptr();
+            let p = Pairs { k: d / 2, a, lda: h * d, b, ldb: 2 * d, panel: 32, c, ldc: d, add: false, next: 0 };
+            // SAFETY: m rows of d in x, h heads apart, and in z; as many lines as two inputs each have, all whole panels.
+            unsafe { by.product(p, m, d) }
+            // SAFETY: these tokens' rows belong to this task alone.
+            unsafe {
+                let y = out.get().add((t0 * h + head) * 2 * d);
+                both_signs(z.as_ptr(), m, d, y as *mut u16, h * 2 * d)
+            }
         }
     });
 }

@@ -9,7 +9,7 @@ use crate::simd::lanes::{Lanes, lanes, prefetch};
 use crate::simd::multiplies_bf16;
 use crate::{bf16, multiversion};
 use crate::host::{Host, Kept};
-use crate::vec::narrow;
+use crate::vec::narrow_factors;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 
@@ -200,7 +200,7 @@ impl Operand<'_> {
                 Operand::Rows(Rounded::New(rows), k)
             }
             Panels::BF16(_) if multiplies_bf16() => {
-                let (rows, ld) = rounded(x, m, k, |o, x| narrow(x, o));
+                let (rows, ld) = rounded(x, m, k, |o, x| narrow_factors(x, o));
                 Operand::Pairs(Rounded::New(rows), ld)
             }
             Panels::BF16(_) => {

@@ -2,6 +2,7 @@
 
 use crate::host::Host;
 use crate::vec::{axpy, dot_lanes, narrow};
+use crate::simd::lanes::{lanes, tree};
 use crate::{bf16, multiversion, par, simd::madd};
 
 const ROWS: usize = 16;
@@ -16,11 +17,43 @@ pub fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], c: usize) {
 
 /// [`forward`], rounded.
 pub fn forward_bf16(x: &[f32], w: &[f32], eps: f32, y: &mut [bf16], c: usize) {
+    if !c.is_multiple_of(16) {
+        return par::for_each_chunk(y, ROWS * c, |i, y| {
+            let mut rows = Host::<f32>::scratch(y.len());
+            forward_rows(&x[i * ROWS * c..][..y.len()], w, eps, &mut rows);
+            narrow(&rows, y);
+        });
+    }
+    assert!(w.len() == c && x.len() == y.len());
     par::for_each_chunk(y, ROWS * c, |i, y| {
-        let mut rows = Host::<f32>::scratch(y.len());
-        forward_rows(&x[i * ROWS * c..][..y.len()], w, eps, &mut rows);
-        narrow(&rows, y);
+        let (x, rows) = (x[i * ROWS * c..].as_ptr(), y.len() / c);
+        // SAFETY: as many rows of c, whole vectors, of either.
+        unsafe { round_rows(x, w.as_ptr(), eps, [rows, c], y.as_mut_ptr() as *mut u16) }
     });
+}
+
+lanes! {
+    /// Rows of c.
+    unsafe fn round_rows<V>(x: *const f32, w: *const f32, eps: f32, size: [usize; 2], y: *mut u16) {
+        let [rows, c] = size;
+        for r in 0..rows {
+            // SAFETY: the caller's.
+            unsafe {
+                let (x, y) = (x.add(r * c), y.add(r * c));
+                let mut sum = V::splat(0.0);
+                for j in (0..c).step_by(16) {
+                    let x = V::load(x.add(j));
+                    sum = sum.fma(x, x);
+                }
+                let mut lanes = [0.0f32; 16];
+                sum.store(lanes.as_mut_ptr());
+                let (zero, inv) = (V::splat(0.0), V::splat(1.0 / (tree(lanes) / c as f32 + eps).sqrt()));
+                for j in (0..c).step_by(16) {
+                    zero.fma(zero.fma(V::load(x.add(j)), inv), V::load(w.add(j))).store_bf16(y.add(j));
+                }
+            }
+        }
+    }
 }
 
 /// x += r.
