@@ -94,7 +94,12 @@ impl Tiles {
                             let part = Pairs {
                                 k: depth.min(p.k - t),
                                 add: p.add || t > 0,
-                                next: if last { p.next.wrapping_sub(t * p.ldb) } else { depth * p.ldb },
+                                next: match (down, last) {
+                                    _ if p.next == 0 => 0,
+                                    (_, false) => depth * p.ldb,
+                                    (16, true) => (4 * p.panel).wrapping_sub(t * p.ldb),
+                                    (_, true) => p.next.wrapping_sub(t * p.ldb),
+                                },
                                 ..p
                             };
                             for i in (i0..i1).step_by(down) {
@@ -205,45 +210,80 @@ unsafe fn square(p: Pairs, strip: usize, high: usize, broad: usize) {
     }
 }
 
-/// One tile of rows by four panels.
+/// One more tile of one of the panels, and sixteen lines of what is read next.
+macro_rules! tile_of_panel {
+    ($sum:literal, $tile:literal, $b:expr, $sb:expr, $ahead:expr) => {
+        match $ahead {
+            Some(ahead) => asm!(
+                concat!("tileloadd ", $tile, ", [{b} + {sb}]"),
+                "prefetcht0 [{n}]", "prefetcht0 [{n} + 64]", "prefetcht0 [{n} + 128]", "prefetcht0 [{n} + 192]",
+                "prefetcht0 [{n} + 256]", "prefetcht0 [{n} + 320]", "prefetcht0 [{n} + 384]", "prefetcht0 [{n} + 448]",
+                "prefetcht0 [{n} + 512]", "prefetcht0 [{n} + 576]", "prefetcht0 [{n} + 640]", "prefetcht0 [{n} + 704]",
+                "prefetcht0 [{n} + 768]", "prefetcht0 [{n} + 832]", "prefetcht0 [{n} + 896]", "prefetcht0 [{n} + 960]",
+                concat!("tdpbf16ps ", $sum, ", tmm4, ", $tile),
+                b = in(reg) $b, n = in(reg) $b.wrapping_add(ahead), sb = in(reg) $sb, options(nostack, readonly),
+            ),
+            None => asm!(
+                concat!("tileloadd ", $tile, ", [{b} + {sb}]"),
+                concat!("tdpbf16ps ", $sum, ", tmm4, ", $tile),
+                b = in(reg) $b, sb = in(reg) $sb, options(nostack, readonly),
+            ),
+        }
+    };
+}
+
+/// One tile of rows by up to four panels, one pass over those: what counts is how they come from memory. The tile unit's own loads
+/// leave it half idle; a tile ahead of every panel's is asked for, and at the end of the panels the next ones.
 #[inline(always)]
 unsafe fn row(p: Pairs, broad: usize) {
-    // SAFETY: the caller's; the last panel that is there stands for those that are not.
+    // SAFETY: the caller's.
     unsafe {
-        let panel = |q: usize| q.min(broad - 1);
-        let c = [0, 1, 2, 3].map(|q| p.c.add(16 * panel(q)));
+        let c = [0, 1, 2, 3].map(|q| p.c.add(16 * q.min(broad - 1)));
         begin(c, 4 * p.ldc, p.add);
-        if p.k > 0 {
-            asm!(
-                "2:",
-                "tileloadd tmm4, [{a} + {sa}]",
-                "tileloadd tmm5, [{b0} + {sb}]",
-                "tdpbf16ps tmm0, tmm4, tmm5",
-                "tileloadd tmm6, [{b1} + {sb}]",
-                "tdpbf16ps tmm1, tmm4, tmm6",
-                "tileloadd tmm7, [{b2} + {sb}]",
-                "tdpbf16ps tmm2, tmm4, tmm7",
-                "tileloadd tmm5, [{b3} + {sb}]",
-                "tdpbf16ps tmm3, tmm4, tmm5",
-                "add {a}, 64",
-                "add {b0}, {db}",
-                "add {b1}, {db}",
-                "add {b2}, {db}",
-                "add {b3}, {db}",
-                "dec {n}",
-                "jnz 2b",
-                a = inout(reg) p.a => _,
-                b0 = inout(reg) p.b => _,
-                b1 = inout(reg) p.b.add(panel(1) * p.panel) => _,
-                b2 = inout(reg) p.b.add(panel(2) * p.panel) => _,
-                b3 = inout(reg) p.b.add(panel(3) * p.panel) => _,
-                n = inout(reg) p.k / PAIRS => _,
-                sa = in(reg) 2 * p.lda,
-                sb = in(reg) 2 * p.ldb,
-                db = in(reg) 2 * PAIRS * p.ldb,
-                options(nostack, readonly),
-            );
+        let (steps, step) = (p.k / PAIRS, PAIRS * p.ldb);
+        // (Two panels are two streams that go on in their neighbours.)
+        let asks = p.next > 0 && p.ldb == 32;
+        let ahead = if broad > 2 { step } else { 2 * step };
+        for s in 0..steps {
+            let ahead = match asks {
+                true if s + 1 == steps && broad > 2 => Some(p.next.wrapping_sub(s * step)),
+                true => Some(ahead),
+                false => None,
+            };
+            let b = |q: usize| p.b.add(q * p.panel + s * step);
+            asm!("tileloadd tmm4, [{a} + {sa}]", a = in(reg) p.a.add(2 * PAIRS * s), sa = in(reg) 2 * p.lda,
+                options(nostack, readonly));
+            tile_of_panel!("tmm0", "tmm5", b(0), 2 * p.ldb, ahead);
+            if broad > 1 {
+                tile_of_panel!("tmm1", "tmm6", b(1), 2 * p.ldb, ahead);
+            }
+            if broad > 2 {
+                tile_of_panel!("tmm2", "tmm7", b(2), 2 * p.ldb, ahead);
+            }
+            if broad > 3 {
+                tile_of_panel!("tmm3", "tmm5", b(3), 2 * p.ldb, ahead);
+            }
         }
-        end(c, 4 * p.ldc);
+        match broad {
+            1 => put([c[0]; 1], 4 * p.ldc),
+            2 => put([c[0], c[1]], 4 * p.ldc),
+            3 => put([c[0], c[1], c[2]], 4 * p.ldc),
+            _ => end(c, 4 * p.ldc),
+        }
+    }
+}
+
+/// The first accumulators to C.
+#[inline(always)]
+unsafe fn put<const N: usize>(c: [*mut f32; N], stride: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("tilestored [{c} + {s}], tmm0", c = in(reg) c[0], s = in(reg) stride, options(nostack));
+        if N > 1 {
+            asm!("tilestored [{c} + {s}], tmm1", c = in(reg) c[1], s = in(reg) stride, options(nostack));
+        }
+        if N > 2 {
+            asm!("tilestored [{c} + {s}], tmm2", c = in(reg) c[2], s = in(reg) stride, options(nostack));
+        }
     }
 }
