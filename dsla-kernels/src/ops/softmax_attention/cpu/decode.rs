@@ -13,7 +13,7 @@ const SPLIT: usize = 256;
 /// Splits from which on a task takes all kv heads of one.
 const WHOLE: usize = 4;
 /// Keys that all heads of a task take before the next ones: they stay in the first cache meanwhile.
-const PIECE: usize = 64;
+const PIECE: usize = 32;
 
 /// Sequences whose keys lie in pages, one after the other.
 pub fn paged<'a>(q: &[f32], k: View<'a>, v: View<'a>, table: &[u32], lens: &[u32], n: Paged, out: &mut [f32]) {
