@@ -224,7 +224,6 @@ impl<T> SendPtr<T> {
     ///
     /// # Safety
     /// They are there, and the caller's alone for as long.
-    #[expect(clippy::mut_from_ref, reason = "whose elements they are is the caller's to say")]
     pub unsafe fn slice<'a>(&self, at: usize, len: usize) -> &'a mut [T] {
         // SAFETY: the caller's.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }

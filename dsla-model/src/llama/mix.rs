@@ -94,11 +94,12 @@ impl Model {
     /// [`Model::attend`] of tokens whose outputs nobody reads.
     fn take_in(&self, l: usize, seq: &mut Sequence, mut x: Projected) -> Result<()> {
         let table = &self.base.table;
-        Ok(match &mut seq.layers[l] {
+        match &mut seq.layers[l] {
             LayerState::Softmax(cache) => cache.take_in(&x, table)?,
             LayerState::Pages(cache) => cache.take_in(&mut x, table)?,
             LayerState::Dsla(state) => self.dsla(l)?.take_in(&x, table, state)?,
-        })
+        }
+        Ok(())
     }
 
     /// Where layer `l` of a sequence is converted and changes the output projection, add that to its rows of x.
