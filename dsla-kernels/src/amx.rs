@@ -6,6 +6,7 @@
 
 use crate::gemm::Pairs;
 use std::arch::asm;
+use std::cell::Cell;
 
 /// Pairs of bf16 along the sum that one tile has.
 pub(crate) const PAIRS: usize = 16;
@@ -23,15 +24,21 @@ struct Shapes {
     rows: [u8; 16],
 }
 
-/// The tile registers of this thread; given back on drop, so that context switches stay cheap.
+thread_local! {
+    /// Rows and columns of every tile that this thread has loaded; none: zero.
+    static LOADED: Cell<[(usize, usize); 8]> = const { Cell::new([(0, 0); 8]) };
+}
+
+/// The tile registers of this thread; given back on drop, so that context switches stay cheap. Whoever had them before asks for
+/// his shapes again before he goes on.
 pub(crate) struct Tiles {
-    /// Rows and columns of every tile.
-    shapes: [(usize, usize); 8],
+    used: bool,
 }
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        if self.shapes[0].0 > 0 {
+        if self.used {
+            LOADED.set([(0, 0); 8]);
             // SAFETY: there are tile registers, for they were used.
             unsafe { asm!("tilerelease", options(nostack, nomem)) }
         }
@@ -41,7 +48,7 @@ impl Drop for Tiles {
 impl Tiles {
     /// Nothing is done before the first product.
     pub fn new() -> Tiles {
-        Tiles { shapes: [(0, 0); 8] }
+        Tiles { used: false }
     }
 
     /// Loading shapes takes as long as twelve products of tiles.
@@ -49,10 +56,10 @@ impl Tiles {
     /// # Safety
     /// The level is AMX; 1 to 16 rows and columns.
     unsafe fn shape(&mut self, shapes: [(usize, usize); 8]) {
-        if self.shapes == shapes {
+        self.used = true;
+        if LOADED.replace(shapes) == shapes {
             return;
         }
-        self.shapes = shapes;
         let mut s =
             Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
         for (i, (rows, columns)) in shapes.into_iter().enumerate() {
