@@ -310,9 +310,13 @@ impl DslaAttention {
     /// [`DslaAttention::forward`] of tokens whose outputs nobody reads: the state takes them in, with the bits of that.
     ///
     /// Errors: as there.
-    pub fn take_in(&self, x: &Projected, table: &Table, state: &mut DslaState) -> Result<()> {
+    pub fn take_in(&self, x: Projected, table: &Table, state: &mut DslaState) -> Result<()> {
+        if x.len() == 1 {
+            // The recurrent step has bits of its own.
+            return self.forward(x, table, state, DType::F32).map(drop);
+        }
         let oldest = state.len - state.ring.len();
-        let leaving = self.append(x, table, state)?;
+        let leaving = self.append(&x, table, state)?;
         if leaving > 0 {
             let keys = state.ring.k.rows(0, leaving);
             let phi_k = self.key_features(keys, oldest, self.feature_dtype(state, x.len()))?;

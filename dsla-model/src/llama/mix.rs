@@ -97,7 +97,7 @@ impl Model {
         match &mut seq.layers[l] {
             LayerState::Softmax(cache) => cache.take_in(&x, table)?,
             LayerState::Pages(cache) => cache.take_in(&mut x, table)?,
-            LayerState::Dsla(state) => self.dsla(l)?.take_in(&x, table, state)?,
+            LayerState::Dsla(state) => self.dsla(l)?.take_in(x, table, state)?,
         }
         Ok(())
     }
