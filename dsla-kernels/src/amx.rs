@@ -153,18 +153,22 @@ unsafe fn begin(c: [*mut f32; 4], stride: usize, add: bool) {
     }
 }
 
+/// The first n accumulators to C.
 #[inline(always)]
-unsafe fn end(c: [*mut f32; 4], stride: usize) {
+unsafe fn end(c: [*mut f32; 4], stride: usize, n: usize) {
+    macro_rules! store {
+        ($i:literal, $tile:literal) => {
+            if n > $i {
+                asm!(concat!("tilestored [{c} + {s}], ", $tile), c = in(reg) c[$i], s = in(reg) stride, options(nostack));
+            }
+        };
+    }
     // SAFETY: the caller's.
     unsafe {
-        asm!(
-            "tilestored [{c0} + {s}], tmm0",
-            "tilestored [{c1} + {s}], tmm1",
-            "tilestored [{c2} + {s}], tmm2",
-            "tilestored [{c3} + {s}], tmm3",
-            c0 = in(reg) c[0], c1 = in(reg) c[1], c2 = in(reg) c[2], c3 = in(reg) c[3], s = in(reg) stride,
-            options(nostack),
-        )
+        store!(0, "tmm0");
+        store!(1, "tmm1");
+        store!(2, "tmm2");
+        store!(3, "tmm3");
     }
 }
 
@@ -213,7 +217,7 @@ unsafe fn square(p: Pairs, strip: usize, high: usize, broad: usize) {
                 options(nostack, readonly),
             );
         }
-        end(c, 4 * p.ldc);
+        end(c, 4 * p.ldc, 4);
     }
 }
 
@@ -271,26 +275,6 @@ unsafe fn row(p: Pairs, broad: usize) {
                 tile_of_panel!("tmm3", "tmm5", b(3), 2 * p.ldb, ahead);
             }
         }
-        match broad {
-            1 => put([c[0]; 1], 4 * p.ldc),
-            2 => put([c[0], c[1]], 4 * p.ldc),
-            3 => put([c[0], c[1], c[2]], 4 * p.ldc),
-            _ => end(c, 4 * p.ldc),
-        }
-    }
-}
-
-/// The first accumulators to C.
-#[inline(always)]
-unsafe fn put<const N: usize>(c: [*mut f32; N], stride: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        asm!("tilestored [{c} + {s}], tmm0", c = in(reg) c[0], s = in(reg) stride, options(nostack));
-        if N > 1 {
-            asm!("tilestored [{c} + {s}], tmm1", c = in(reg) c[1], s = in(reg) stride, options(nostack));
-        }
-        if N > 2 {
-            asm!("tilestored [{c} + {s}], tmm2", c = in(reg) c[2], s = in(reg) stride, options(nostack));
-        }
+        end(c, 4 * p.ldc, broad);
     }
 }

@@ -39,13 +39,29 @@ fn attention_over_pairs_of_bf16() {
     assert!(run > 0);
 }
 
+/// What is multiplied in bf16 at every level against f32.
+fn pairs_agree(growth: f32, run: impl Fn() -> Vec<f32>) {
+    use dsla_kernels::simd;
+    for level in levels() {
+        simd::force(level.min(simd::Level::Avx512));
+        let want = run();
+        simd::force(level);
+        simd::force_pairs(true);
+        let got = run();
+        simd::force_pairs(false);
+        let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 0.03, "keys times {growth}, {level:?}: off by {worst}");
+    }
+    simd::force(*simd::LEVELS.last().unwrap());
+}
+
 /// Prefill in bf16 measures scores against those of the first block: where later ones are larger than f32 has room for, or
 /// than anything, the result is that of a pass that looks at every block.
 #[test]
 fn scores_may_grow_after_the_first_block() {
     use dsla_kernels::case::Rng;
     use dsla_kernels::ops::softmax_attention::forward;
-    use dsla_kernels::{DType, Tensor, simd};
+    use dsla_kernels::{DType, Tensor};
     let _lock = serial();
     let (t, s, h, g, d) = (70, 400, 6, 2, 64);
     let mut rng = Rng::new(3);
@@ -62,17 +78,7 @@ fn scores_may_grow_after_the_first_block() {
             forward(q.view(), k.view(), v.view(), out.view_mut()).unwrap();
             out.to_vec_f32()
         };
-        for level in levels() {
-            simd::force(level.min(simd::Level::Avx512));
-            let want = run();
-            simd::force(level);
-            simd::force_pairs(true);
-            let got = run();
-            simd::force_pairs(false);
-            let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < 0.03, "keys times {growth}, {level:?}: off by {worst}");
-        }
-        simd::force(*simd::LEVELS.last().unwrap());
+        pairs_agree(growth, run);
     }
 }
 
@@ -81,7 +87,7 @@ fn scores_may_grow_after_the_first_block() {
 fn scores_of_windows_may_grow_after_the_first_block() {
     use dsla_kernels::case::Rng;
     use dsla_kernels::ops::dsla::{Args, Normalizer, State, forward};
-    use dsla_kernels::{DType, Tensor, simd};
+    use dsla_kernels::{DType, Tensor};
     let _lock = serial();
     let (t, r, h, g, d, f, sinks) = (150, 64, 6, 2, 64, 64, 3);
     let mut rng = Rng::new(4);
@@ -123,17 +129,7 @@ fn scores_of_windows_may_grow_after_the_first_block() {
             forward(&args, State { s: s.view_mut(), z: z.view_mut() }, None, out.view_mut()).unwrap();
             out.to_vec_f32()
         };
-        for level in levels() {
-            simd::force(level.min(simd::Level::Avx512));
-            let want = run();
-            simd::force(level);
-            simd::force_pairs(true);
-            let got = run();
-            simd::force_pairs(false);
-            let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < 0.03, "keys times {growth}, {level:?}: off by {worst}");
-        }
-        simd::force(*simd::LEVELS.last().unwrap());
+        pairs_agree(growth, run);
     }
 }
 

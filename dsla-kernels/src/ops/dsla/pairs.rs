@@ -40,6 +40,16 @@ pub struct Rounded<'a> {
     pub gamma: &'a [f32],
 }
 
+impl Rounded<'_> {
+    /// Values of head g, keys a..a + len two by two, to lines of `wide` pairs. (What is behind the last key weighs nothing.)
+    fn put_values(&self, n: Dims, g: usize, a: usize, len: usize, lines: &mut [bf16], wide: usize) {
+        let value = |t: usize| &self.v[((a + t.min(len - 1)) * n.g + g) * n.d..][..n.d];
+        for (t, line) in (0..len.next_multiple_of(TILE)).step_by(2).zip(lines.chunks_exact_mut(2 * wide)) {
+            interleave(value(t), value(t + 1), &mut line[..2 * n.d]);
+        }
+    }
+}
+
 /// What the queries of a run of chunks read.
 struct Run {
     /// Chunks there is room for.
@@ -77,7 +87,7 @@ fn sweep(x: &Rounded, n: Dims, s: &mut [f32], z: &mut [f32], read: impl Fn(&Run,
         let (states, keys) = (SendPtr(run.states.as_mut_ptr()), SendPtr(run.keys.as_mut_ptr()));
         par::for_each(n.g * parts, |task| {
             let (g, f0) = (task / parts, task % parts * PART);
-            let mut part = Part::new(n, g, f0);
+            let mut part = Part::new(n, f0);
             let f = part.f;
             for i in 0..2 {
                 // SAFETY: these features of head g's states are this task's alone.
@@ -100,7 +110,7 @@ fn sweep(x: &Rounded, n: Dims, s: &mut [f32], z: &mut [f32], read: impl Fn(&Run,
                     });
                     part.panels[panel * 16 * f..][..16 * f].copy_from_slice(to);
                 }
-                part.load_values(x, n, a, len);
+                x.put_values(n, g, a, len, &mut part.values, wide);
                 let c = cumulative(x, n, g, a, len);
                 for i in 0..2 {
                     let from = (((i * n.g + g) * most + at) * n.f + f0) * wide;
@@ -134,7 +144,6 @@ unsafe fn rows<'a>(s: &SendPtr<f32>, z: &SendPtr<f32>, n: Dims, i: usize, g: usi
 
 /// Some features' rows of both states of one kv head, carried along.
 struct Part {
-    g: usize,
     f: usize,
     /// Columns of a state.
     wide: usize,
@@ -150,22 +159,13 @@ struct Part {
 }
 
 impl Part {
-    fn new(n: Dims, g: usize, f0: usize) -> Part {
+    fn new(n: Dims, f0: usize) -> Part {
         let (f, wide) = (PART.min(n.f - f0), n.d + EXTRA);
         let mut values = Host::<bf16>::zeros(CHUNK * wide);
         values.chunks_exact_mut(2 * wide).for_each(|line| line[2 * n.d..2 * n.d + 2].fill(bf16::ONE));
         let states = [Host::zeros(f * wide), Host::zeros(f * wide)];
         let [panels, weighed] = [Host::scratch(f * CHUNK), Host::scratch(f * CHUNK)];
-        Part { g, f, wide, states, panels, weighed, values, by: PairProducts::new() }
-    }
-
-    /// (What is behind the last key weighs nothing.)
-    fn load_values(&mut self, x: &Rounded, n: Dims, a: usize, len: usize) {
-        let value = |t: usize| &x.v[((a + t.min(len - 1)) * n.g + self.g) * n.d..][..n.d];
-        let lines = self.values.chunks_exact_mut(2 * self.wide);
-        for (t, line) in (0..len.next_multiple_of(TILE)).step_by(2).zip(lines) {
-            interleave(value(t), value(t + 1), &mut line[..2 * n.d]);
-        }
+        Part { f, wide, states, panels, weighed, values, by: PairProducts::new() }
     }
 
     /// Leave state i in `before`, then take in the loaded chunk of `len` keys, of cumulative log decays c.
@@ -192,16 +192,8 @@ impl Part {
 
 /// Cumulative log decays of a chunk per state; behind its last token that token's again.
 pub(super) fn cumulative(x: &Rounded, n: Dims, g: usize, a: usize, len: usize) -> [[f32; CHUNK]; 2] {
-    [0, 1].map(|i| {
-        let (mut sum, mut c) = (0.0, [0.0; CHUNK]);
-        for (r, c) in c.iter_mut().enumerate() {
-            if r < len {
-                sum += x.log_decay[((a + r) * 2 + i) * n.g + g] as f64;
-            }
-            *c = sum as f32;
-        }
-        c
-    })
+    super::chunk::cumulative(x.log_decay, n, g, a, len)
+        .map(|c| std::array::from_fn(|r| c[r.min(len - 1)] as f32))
 }
 
 pub(super) fn start(x: &[bf16]) -> *const u16 {
@@ -216,7 +208,6 @@ multiversion! {
         e
     }
 }
-
 
 lanes! {
     /// `lines` times two rows of `wide`, two by two and rounded, to `out`; then they fade.

@@ -146,11 +146,8 @@ fn parts(dtype: DType, of_x: DType, m: usize, widths: [usize; 3], k: usize) -> C
             of_columns(&spec(precision, &x)[0]).into()
         }),
         run: Box::new(move |x| {
-            let [mut q, mut k, mut v] = {
-                let made = widths.map(|w| Tensor::empty_on(x[0].device(), [m, w], DType::F32));
-                let [q, k, v] = made;
-                [q?, k?, v?]
-            };
+            let [q, k, v] = widths.map(|w| Tensor::empty_on(x[0].device(), [m, w], DType::F32));
+            let (mut q, mut k, mut v) = (q?, k?, v?);
             let w = Packed::new(x[1].view())?;
             let y = [q.view_mut(), k.view_mut(), v.view_mut()];
             forward_parts(x[0].view(), &w, bias.then(|| x[2].view()), y)?;

@@ -6,7 +6,6 @@ use crate::ops::dsla::strips::Strips;
 use crate::bf16;
 use crate::gemm::{PairProducts, Pairs};
 use crate::host::Host;
-use crate::pair_panels::interleave;
 use crate::simd::exp_fall;
 use crate::simd::lanes::{lanes, tree};
 
@@ -16,11 +15,7 @@ pub fn read(x: &Rounded, n: Dims, g: usize, number: usize, run: &Run, at: usize,
     let (len, group, d, f, wide) = (CHUNK.min(n.l - a), n.h / n.g, n.d, n.f, n.d + EXTRA);
     let cols = len.next_multiple_of(TILE);
     let mut vals = Host::<bf16>::scratch(cols * d);
-    // (What is behind the last key weighs nothing.)
-    let value = |t: usize| &x.v[((a + t.min(len - 1)) * n.g + g) * d..][..d];
-    for (t, line) in (0..cols).step_by(2).zip(vals.chunks_exact_mut(2 * d)) {
-        interleave(value(t), value(t + 1), line);
-    }
+    x.put_values(n, g, a, len, &mut vals, d);
     let c = cumulative(x, n, g, a, len);
     let e = [0, 1].map(|i| {
         let mut e = Host::<f32>::scratch(len * cols);
